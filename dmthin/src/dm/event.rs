@@ -1,0 +1,99 @@
+//! Waiting for the kernel to say that a device changed.
+//!
+//! One counter of all dm events is behind `poll` on the control node. Arming remembers the
+//! counter per open file (`drivers/md/dm-ioctl.c:dev_arm_poll`, `dm_poll`), so a waiter has its
+//! own, and the order is: arm, look, poll. What happens between looking and polling makes the
+//! poll return at once.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::dm::error::DmError;
+use crate::ioctl::{Control, DevId, DeviceInfo, Errno, EventNr, IoctlError};
+
+/// A control node of its own that is polled for events.
+#[derive(Debug)]
+pub struct EventWaiter {
+    control: Control,
+}
+
+impl AsFd for EventWaiter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+}
+
+impl EventWaiter {
+    /// Opens a waiter.
+    ///
+    /// # Errors
+    /// [`DmError::Ioctl`] as of [`Control::open_in`].
+    pub fn open(dev_dir: &Path) -> Result<Self, DmError> {
+        Ok(Self {
+            control: Control::open_in(dev_dir)?,
+        })
+    }
+
+    /// Waits until a device has had another number of events than `seen`, or `limit` is over,
+    /// which gives `None`.
+    ///
+    /// A resume always sends an event: read the status again, whatever the reason.
+    ///
+    /// # Errors
+    /// [`DmError::NotFound`] where the device is not there or goes, [`DmError::Ioctl`].
+    pub fn wait(
+        &self,
+        id: DevId<'_>,
+        seen: EventNr,
+        limit: Duration,
+    ) -> Result<Option<DeviceInfo>, DmError> {
+        self.wait_until(limit, |control| match control.status(id) {
+            Ok(info) if info.event_nr == seen => Ok(None),
+            Ok(info) => Ok(Some(info)),
+            Err(IoctlError::Dm {
+                errno: Errno::NXIO,
+                device,
+                ..
+            }) => Err(DmError::NotFound { device }),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    /// Asks `look` now and after each event until it has an answer or `limit` is over.
+    ///
+    /// # Errors
+    /// Those of `look`, and [`DmError::Ioctl`].
+    pub fn wait_until<T>(
+        &self,
+        limit: Duration,
+        mut look: impl FnMut(&Control) -> Result<Option<T>, DmError>,
+    ) -> Result<Option<T>, DmError> {
+        let begin = Instant::now();
+        loop {
+            self.control.arm_poll()?;
+            if let Some(answer) = look(&self.control)? {
+                return Ok(Some(answer));
+            }
+            let left = limit.saturating_sub(begin.elapsed());
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(0) => return Ok(None),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(DmError::Ioctl(IoctlError::Dm {
+                        command: "poll",
+                        device: "the device mapper".to_owned(),
+                        errno,
+                    }));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The dm names and uuids of our devices: all are made here, and uuids are parsed here.
+//!
+//! ```text
+//!           name                                    uuid
+//! pool      dmthin-<pool>-pool                      DMTHIN-<pool uuid>-pool
+//! base      dmthin-<pool>-base-<volume id>          DMTHIN-<pool uuid>-base-<volume id>
+//! layer     dmthin-<pool>-layer-<volume id>         DMTHIN-<pool uuid>-layer-<volume id>
+//! container dmthin-<pool>-ctr-<container name>      DMTHIN-<pool uuid>-container-<volume id>
+//! ```
+//!
+//! The uuid says whose a device is; the name is for people and for `/dev/mapper`. A name is not
+//! parsed back: a pool's name may hold dashes, so `dmthin-a-ctr-b-pool` could be read in two ways.
+//! Should two devices ask for one name, the kernel refuses the second (`drivers/md/dm-ioctl.c`,
+//! `dm_hash_insert`).
+//!
+//! Lengths: the longest name is a container's, 7 + 32 (`PoolName`) + 5 + 63 (`ContainerName`) = 107
+//! bytes; a layer's is at most 7 + 32 + 7 + 20 (digits of 2^64) = 66. A name may have 127 bytes. The
+//! longest uuid is a container's, 7 + 32 + 11 + 20 = 70 bytes; a uuid may have 128. So both always fit.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::dm::line::decimal;
+use crate::ids::{ContainerName, DmName, DmUuid, PoolName, PoolUuid, VolumeId, VolumeKind};
+
+const UUID_PREFIX: &str = "DMTHIN-";
+const POOL_WORD: &str = "pool";
+
+fn checked_name(text: String) -> DmName {
+    DmName::new(text).expect("the module's doc proves that every name fits in 127 bytes")
+}
+
+/// The name of a pool's device.
+#[must_use]
+pub fn pool_name(pool: &PoolName) -> DmName {
+    checked_name(format!("dmthin-{pool}-pool"))
+}
+
+/// The name of a base volume's device.
+#[must_use]
+pub fn base_name(pool: &PoolName, volume: VolumeId) -> DmName {
+    checked_name(format!("dmthin-{pool}-base-{volume}"))
+}
+
+/// The name of a layer's device.
+#[must_use]
+pub fn layer_name(pool: &PoolName, volume: VolumeId) -> DmName {
+    checked_name(format!("dmthin-{pool}-layer-{volume}"))
+}
+
+/// The name of a container's device.
+#[must_use]
+pub fn container_name(pool: &PoolName, container: &ContainerName) -> DmName {
+    checked_name(format!("dmthin-{pool}-ctr-{container}"))
+}
+
+/// What a device of ours is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OwnKind {
+    /// The thin-pool device.
+    Pool,
+    /// A thin volume of the catalogue.
+    Volume(VolumeKind, VolumeId),
+}
+
+/// The uuid of a device of ours, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnUuid {
+    /// The pool it belongs to.
+    pub pool: PoolUuid,
+    /// What it is there.
+    pub kind: OwnKind,
+}
+
+/// Why a dm uuid is not one of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OwnUuidError {
+    /// Someone else's device.
+    #[error("the dm uuid {0:?} does not begin with DMTHIN-: the device is not ours")]
+    Foreign(String),
+    /// It has our prefix but not our form.
+    #[error("the dm uuid {0:?} begins with DMTHIN- but is not of a form this version makes")]
+    Malformed(String),
+}
+
+impl OwnUuid {
+    /// The pool's own device.
+    #[must_use]
+    pub const fn pool(pool: PoolUuid) -> Self {
+        Self {
+            pool,
+            kind: OwnKind::Pool,
+        }
+    }
+
+    /// A volume's device.
+    #[must_use]
+    pub const fn volume(pool: PoolUuid, kind: VolumeKind, id: VolumeId) -> Self {
+        Self {
+            pool,
+            kind: OwnKind::Volume(kind, id),
+        }
+    }
+
+    /// As the kernel takes it.
+    #[must_use]
+    pub fn to_dm_uuid(self) -> DmUuid {
+        DmUuid::new(self.to_string())
+            .expect("the module's doc proves that every uuid fits in 128 bytes")
+    }
+}
+
+impl fmt::Display for OwnUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{UUID_PREFIX}{}-", self.pool)?;
+        match self.kind {
+            OwnKind::Pool => f.write_str(POOL_WORD),
+            OwnKind::Volume(kind, id) => write!(f, "{kind}-{id}"),
+        }
+    }
+}
+
+impl FromStr for OwnUuid {
+    type Err = OwnUuidError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rest = text
+            .strip_prefix(UUID_PREFIX)
+            .ok_or_else(|| OwnUuidError::Foreign(text.to_owned()))?;
+        let parsed = rest.split_once('-').and_then(|(pool, kind)| {
+            let pool = pool.parse().ok()?;
+            if kind == POOL_WORD {
+                return Some(Self::pool(pool));
+            }
+            let (kind, id) = kind.split_once('-')?;
+            let id = VolumeId::new(decimal(id)?);
+            Some(Self::volume(pool, kind.parse().ok()?, id))
+        });
+        // One device has one spelling: `layer-007` is not the uuid of volume 7.
+        parsed
+            .filter(|own| own.to_string() == text)
+            .ok_or_else(|| OwnUuidError::Malformed(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POOL: &str = "00112233445566778899aabbccddeeff";
+
+    fn pool_uuid() -> PoolUuid {
+        POOL.parse().expect("32 digits")
+    }
+
+    #[test]
+    fn uuids_have_the_documented_form() {
+        let pool = pool_uuid();
+        for (own, text) in [
+            (OwnUuid::pool(pool), format!("DMTHIN-{POOL}-pool")),
+            (
+                OwnUuid::volume(pool, VolumeKind::Base, VolumeId::new(1)),
+                format!("DMTHIN-{POOL}-base-1"),
+            ),
+            (
+                OwnUuid::volume(pool, VolumeKind::Layer, VolumeId::new(20)),
+                format!("DMTHIN-{POOL}-layer-20"),
+            ),
+            (
+                OwnUuid::volume(pool, VolumeKind::Container, VolumeId::new(u64::MAX)),
+                format!("DMTHIN-{POOL}-container-18446744073709551615"),
+            ),
+        ] {
+            assert_eq!(own.to_dm_uuid().as_str(), text);
+            assert_eq!(text.parse(), Ok(own));
+        }
+    }
+
+    #[test]
+    fn foreign_and_malformed_uuids_are_told_apart() {
+        for foreign in ["", "LVM-abc", "stratis-1-x", "dmthin-x", "CRYPT-LUKS2-0-x"] {
+            assert_eq!(
+                foreign.parse::<OwnUuid>(),
+                Err(OwnUuidError::Foreign(foreign.to_owned()))
+            );
+        }
+        for tail in [
+            String::new(),
+            POOL.to_owned(),
+            format!("{POOL}-"),
+            format!("{POOL}-pool-1"),
+            format!("{POOL}-layer"),
+            format!("{POOL}-layer-"),
+            format!("{POOL}-layer-007"),
+            format!("{POOL}-layer-+7"),
+            format!("{POOL}-layer-18446744073709551616"),
+            format!("{POOL}-ctr-7"),
+            format!("{}-pool", POOL.to_uppercase()),
+        ] {
+            let text = format!("DMTHIN-{tail}");
+            assert_eq!(
+                text.parse::<OwnUuid>(),
+                Err(OwnUuidError::Malformed(text.clone())),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_longest_names_fit() {
+        let pool = PoolName::new("p".repeat(32)).unwrap();
+        let container = ContainerName::new("c".repeat(63)).unwrap();
+        assert_eq!(container_name(&pool, &container).as_str().len(), 107);
+        let id = VolumeId::new(u64::MAX);
+        assert_eq!(layer_name(&pool, id).as_str().len(), 66);
+        let own = OwnUuid::volume(pool_uuid(), VolumeKind::Container, id);
+        assert_eq!(own.to_dm_uuid().as_str().len(), 70);
+    }
+
+    #[test]
+    fn names_have_the_documented_form() {
+        let pool = PoolName::new("tank").unwrap();
+        let web = ContainerName::new("web-1").unwrap();
+        assert_eq!(pool_name(&pool).as_str(), "dmthin-tank-pool");
+        assert_eq!(
+            base_name(&pool, VolumeId::new(3)).as_str(),
+            "dmthin-tank-base-3"
+        );
+        assert_eq!(
+            layer_name(&pool, VolumeId::new(4)).as_str(),
+            "dmthin-tank-layer-4"
+        );
+        assert_eq!(
+            container_name(&pool, &web).as_str(),
+            "dmthin-tank-ctr-web-1"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_accepts_one_spelling(text in "(DMTHIN-)?[0-9a-f]{31,33}-[a-z]{0,9}-?[0-9]{0,21}") {
+            if let Ok(own) = text.parse::<OwnUuid>() {
+                prop_assert_eq!(own.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused(text in "\\PC*") {
+            prop_assert!(text.parse::<OwnUuid>().is_err());
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Which kind of failure an error is: what the command's exit codes are made of.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::backing::BackingError;
+use crate::dm::DmError;
+use crate::fs::FsError;
+use crate::graph::error::PoolError;
+use crate::image::ImageError;
+use crate::ioctl::IoctlError;
+use crate::store::StoreError;
+
+/// Kinds of failure that a caller may want to tell apart; the command's exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// Anything without a code of its own.
+    Failure,
+    /// What was asked for cannot be.
+    Usage,
+    /// What was named is not there.
+    NotFound,
+    /// What was to be made is there.
+    Exists,
+    /// It is in use.
+    Busy,
+    /// No room for data.
+    NoDataSpace,
+    /// No room for metadata.
+    NoMetadataSpace,
+    /// The pool wants a check or a repair first.
+    NeedsCheck,
+    /// Not permitted.
+    Permission,
+    /// The kernel or the host lacks something.
+    Unsupported,
+    /// Somebody was in the way; the same may work in a moment.
+    Retry,
+}
+
+impl PoolError {
+    /// Its kind.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Io { source, .. } => io_code(source),
+            Self::Ioctl(error) => ioctl_code(error),
+            Self::Dm(error) => dm_code(error),
+            Self::Store(error) => store_code(error),
+            Self::Fs(error) => fs_code(error),
+            Self::Backing(error) => backing_code(error),
+            Self::Image(error)
+            | Self::Archive { source: error, .. }
+            | Self::Layer { source: error, .. } => image_code(error),
+            Self::NoPool { .. }
+            | Self::PoolNotFound { .. }
+            | Self::NotADirectory { .. }
+            | Self::DeviceNotFound { .. } => ErrorCode::NotFound,
+            Self::PoolExists { .. } => ErrorCode::Exists,
+            Self::NoThinPool => ErrorCode::Unsupported,
+            Self::SeveralPools { .. }
+            | Self::TooSmall { .. }
+            | Self::TooLarge { .. }
+            | Self::SameDevice { .. }
+            | Self::SeveralImages { .. } => ErrorCode::Usage,
+            Self::PoolBusy { .. } | Self::DeviceInUse { .. } | Self::ContainerBusy { .. } => {
+                ErrorCode::Busy
+            }
+            Self::Metadata { .. }
+            | Self::Unformatted { .. }
+            | Self::BlockSizeMismatch { .. }
+            | Self::TransactionMismatch { .. }
+            | Self::PoolDegraded { .. }
+            | Self::DeviceShrunk { .. } => ErrorCode::NeedsCheck,
+            Self::PoolHalfMade { .. } | Self::PoolNotOpen { .. } | Self::NoFileSystem { .. } => {
+                ErrorCode::Failure
+            }
+            Self::Rollback { cause, .. } => cause.code(),
+        }
+    }
+}
+
+fn io_code(error: &io::Error) -> ErrorCode {
+    error.raw_os_error().map_or(ErrorCode::Failure, |raw| {
+        errno_code(Errno::from_raw_os_error(raw))
+    })
+}
+
+fn errno_code(errno: Errno) -> ErrorCode {
+    match errno {
+        Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::NOTDIR => ErrorCode::NotFound,
+        Errno::EXIST => ErrorCode::Exists,
+        Errno::BUSY => ErrorCode::Busy,
+        Errno::NOSPC | Errno::DQUOT => ErrorCode::NoDataSpace,
+        Errno::ACCESS | Errno::PERM => ErrorCode::Permission,
+        Errno::NOSYS | Errno::OPNOTSUPP => ErrorCode::Unsupported,
+        Errno::AGAIN => ErrorCode::Retry,
+        _ => ErrorCode::Failure,
+    }
+}
+
+fn ioctl_code(error: &IoctlError) -> ErrorCode {
+    match error {
+        IoctlError::NoDeviceMapper { .. }
+        | IoctlError::NoLoop { .. }
+        | IoctlError::Version { .. } => ErrorCode::Unsupported,
+        IoctlError::LoopRace { .. } | IoctlError::LockReplaced { .. } => ErrorCode::Retry,
+        error => error.errno().map_or(ErrorCode::Failure, errno_code),
+    }
+}
+
+fn backing_code(error: &BackingError) -> ErrorCode {
+    match error {
+        BackingError::AlreadyExists { .. } => ErrorCode::Exists,
+        BackingError::NotFound { .. } => ErrorCode::NotFound,
+        BackingError::NotAFile { .. }
+        | BackingError::NotABlockDevice { .. }
+        | BackingError::Size { .. } => ErrorCode::Usage,
+        BackingError::InUse { .. }
+        | BackingError::AttachedTwice { .. }
+        | BackingError::AttachedOtherwise { .. } => ErrorCode::Busy,
+        BackingError::ReadOnly { .. } => ErrorCode::Permission,
+        BackingError::Io { source, .. } => io_code(source),
+        BackingError::Rollback { cause, .. } => backing_code(cause),
+        BackingError::Ioctl(error) => ioctl_code(error),
+    }
+}
+
+fn store_code(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::NotFound { .. }
+        | StoreError::VolumeNotFound { .. }
+        | StoreError::ImageNotFound { .. }
+        | StoreError::NameNotFound { .. }
+        | StoreError::ContainerNotFound { .. } => ErrorCode::NotFound,
+        StoreError::CatalogueExists { .. }
+        | StoreError::ContainerExists { .. }
+        | StoreError::LayerExists { .. }
+        | StoreError::BaseExists { .. } => ErrorCode::Exists,
+        StoreError::InUse { .. } | StoreError::ImageInUse { .. } => ErrorCode::Busy,
+        StoreError::Busy { .. } => ErrorCode::Retry,
+        StoreError::NoSpace { .. } => ErrorCode::NoDataSpace,
+        StoreError::TooSmall { .. }
+        | StoreError::TooLarge { .. }
+        | StoreError::PathNotUtf8 { .. }
+        | StoreError::ImageAmbiguous { .. }
+        | StoreError::ImageName { .. } => ErrorCode::Usage,
+        StoreError::Corrupt { .. } | StoreError::Generation { .. } => ErrorCode::NeedsCheck,
+        StoreError::NewerFormat { .. } => ErrorCode::Unsupported,
+        StoreError::Io { source, .. } => io_code(source),
+        _ => ErrorCode::Failure,
+    }
+}
+
+fn image_code(error: &ImageError) -> ErrorCode {
+    match error {
+        ImageError::NoSpace { .. } => ErrorCode::NoDataSpace,
+        ImageError::Read { source, .. } | ImageError::Spool { source, .. } => io_code(source),
+        _ => ErrorCode::Failure,
+    }
+}
+
+fn dm_code(error: &DmError) -> ErrorCode {
+    match error {
+        DmError::Ioctl(error) => ioctl_code(error),
+        DmError::AlreadyActive { .. } | DmError::NameTaken { .. } => ErrorCode::Exists,
+        DmError::Busy { .. } | DmError::ThinInUse { .. } | DmError::MetadataSnapHeld { .. } => {
+            ErrorCode::Busy
+        }
+        DmError::NotFound { .. } | DmError::NoSuchThin { .. } => ErrorCode::NotFound,
+        DmError::PoolDegraded { .. } | DmError::TransactionMismatch { .. } => ErrorCode::NeedsCheck,
+        DmError::Rollback { cause, .. } => dm_code(cause),
+        _ => ErrorCode::Failure,
+    }
+}
+
+fn fs_code(error: &FsError) -> ErrorCode {
+    match error {
+        FsError::ToolMissing { .. } | FsError::Unsupported { .. } => ErrorCode::Unsupported,
+        FsError::UnmountBusy { .. } => ErrorCode::Busy,
+        FsError::Ioctl(error) => ioctl_code(error),
+        FsError::Mount { errno, .. }
+        | FsError::Mounted { errno, .. }
+        | FsError::Attach { errno, .. }
+        | FsError::Unmount { errno, .. } => errno_code(*errno),
+        _ => ErrorCode::Failure,
+    }
+}

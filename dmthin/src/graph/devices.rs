@@ -1,0 +1,182 @@
+//! `device list` and `device inspect`: every dm device of ours, whichever pool it is of.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use crate::dm::{OwnKind, OwnUuid, ThinStatus, ThinTable};
+use crate::fs;
+use crate::graph::error::PoolError;
+use crate::graph::host::Host;
+use crate::graph::pool::Pool;
+use crate::graph::report::{DeviceKind, DeviceReport};
+use crate::ids::{PoolUuid, VolumeKind};
+use crate::ioctl::{DevId, DeviceInfo, Flush, TargetLine, node_dev};
+use crate::units::{Bytes, Sectors};
+
+impl Host {
+    /// Every dm device that bears a uuid of ours, sorted by name.
+    pub(crate) fn own_devices(&self) -> Result<Vec<(DeviceInfo, OwnUuid)>, PoolError> {
+        let dm = self.dm()?;
+        let mut ours = Vec::new();
+        for listed in dm.control().list_devices()? {
+            // One that went since the listing is none of ours any more.
+            let Some(device) = dm.find(DevId::Dev(listed.dev))? else {
+                continue;
+            };
+            if let Some(own) = device
+                .uuid
+                .as_ref()
+                .and_then(|uuid| uuid.as_str().parse().ok())
+            {
+                ours.push((device, own));
+            }
+        }
+        ours.sort_by(|(a, _), (b, _): &(DeviceInfo, OwnUuid)| a.name.cmp(&b.name));
+        Ok(ours)
+    }
+
+    /// Every device of ours, sorted by name: those of pools under other roots, or of none, too.
+    ///
+    /// # Errors
+    /// [`PoolError::Dm`] where the kernel cannot be asked.
+    pub fn devices(&self) -> Result<Vec<DeviceReport>, PoolError> {
+        let pools = self.pools_by_uuid()?;
+        let ours = self.own_devices()?;
+        ours.iter()
+            .map(|(device, own)| self.device_report(device, own, &pools))
+            .collect()
+    }
+
+    /// One device, by its dm name or by its container's.
+    ///
+    /// # Errors
+    /// [`PoolError::DeviceNotFound`], and as [`Host::devices`].
+    pub fn device(&self, name: &str) -> Result<DeviceReport, PoolError> {
+        let mut devices = self.devices()?;
+        let found = devices
+            .iter()
+            .position(|device| device.name.as_str() == name)
+            .or_else(|| {
+                devices.iter().position(|device| {
+                    matches!(device.kind, DeviceKind::Volume(VolumeKind::Container))
+                        && device.owner.as_deref() == Some(name)
+                })
+            });
+        match found {
+            Some(index) => Ok(devices.swap_remove(index)),
+            None => Err(PoolError::DeviceNotFound {
+                name: name.to_owned(),
+            }),
+        }
+    }
+
+    /// The device's node, where it leads to the device.
+    pub(crate) fn node_of(&self, device: &DeviceInfo) -> Result<Option<PathBuf>, PoolError> {
+        let node = self.dm()?.dev_dir().join(device.name.as_str());
+        Ok((node_dev(&node)? == Some(device.dev)).then_some(node))
+    }
+
+    /// Bytes that an active thin device has mapped, those it shares included.
+    pub(crate) fn mapped(&self, device: &DeviceInfo) -> Result<Option<Bytes>, PoolError> {
+        let (_, lines) = self
+            .dm()?
+            .control()
+            .table_status(DevId::Dev(device.dev), Flush::No)?;
+        let [line] = lines.as_slice() else {
+            return Ok(None);
+        };
+        Ok(match ThinStatus::parse(&line.params) {
+            Ok(ThinStatus::Working { mapped, .. }) if line.kind == ThinTable::TARGET => {
+                Some(mapped.to_bytes_saturating())
+            }
+            _ => None,
+        })
+    }
+
+    /// The pools whose catalogue can be read; a damaged one must not hide the others' devices.
+    fn pools_by_uuid(&self) -> Result<HashMap<PoolUuid, Pool>, PoolError> {
+        let mut pools = HashMap::new();
+        for summary in self.pools()? {
+            if let Some(uuid) = summary.uuid {
+                pools.insert(uuid, self.pool(&summary.name)?);
+            }
+        }
+        Ok(pools)
+    }
+
+    fn device_report(
+        &self,
+        device: &DeviceInfo,
+        own: &OwnUuid,
+        pools: &HashMap<PoolUuid, Pool>,
+    ) -> Result<DeviceReport, PoolError> {
+        let control = self.dm()?.control();
+        let id = DevId::Dev(device.dev);
+        let (_, table) = control.table(id)?;
+        let (_, status) = control.table_status(id, Flush::No)?;
+        let size = table.iter().fold(Sectors::ZERO, |sum, line| {
+            sum.checked_add(line.len).unwrap_or(sum)
+        });
+        let size: Bytes = size.to_bytes_saturating();
+        let pool = pools.get(&own.pool);
+        Ok(DeviceReport {
+            name: device.name.clone(),
+            uuid: own.to_dm_uuid(),
+            kind: match own.kind {
+                OwnKind::Pool => DeviceKind::Pool,
+                OwnKind::Volume(kind, _) => DeviceKind::Volume(kind),
+            },
+            pool: pool.map(|pool| pool.name().clone()),
+            owner: pool.map(|pool| pool.owner(own)).transpose()?.flatten(),
+            devno: device.dev,
+            node: self.node_of(device)?,
+            size,
+            table: table.iter().map(line_text).collect(),
+            status: status.iter().map(line_text).collect(),
+            open_count: device.open_count,
+            event_nr: device.event_nr.get(),
+            suspended: device.suspended,
+            read_only: device.read_only,
+            deferred_remove: device.deferred_remove,
+            below: control.deps(id)?,
+            mounts: fs::mounts_of(device.dev)?
+                .into_iter()
+                .map(|mount| mount.target)
+                .collect(),
+        })
+    }
+}
+
+/// A target line as `dmsetup` prints it.
+fn line_text(line: &TargetLine) -> String {
+    format!("{} {} {} {}", line.start, line.len, line.kind, line.params)
+}
+
+impl Pool {
+    /// Whose device this is, in a word for a person; `None` where the catalogue does not know it.
+    pub(crate) fn owner(&self, own: &OwnUuid) -> Result<Option<String>, PoolError> {
+        let OwnKind::Volume(kind, id) = own.kind else {
+            return Ok(Some(self.name().to_string()));
+        };
+        Ok(match kind {
+            VolumeKind::Base => self
+                .catalogue()
+                .all_volumes()?
+                .iter()
+                .any(|volume| volume.id == id)
+                .then(|| "base".to_owned()),
+            VolumeKind::Layer => self
+                .catalogue()
+                .layers()?
+                .iter()
+                .find(|layer| layer.volume.id == id)
+                .map(|layer| layer.layer.diff_id.to_string()),
+            VolumeKind::Container => self
+                .catalogue()
+                .containers()?
+                .iter()
+                .find(|container| container.volume.id == id)
+                .map(|container| container.name.to_string()),
+        })
+    }
+}

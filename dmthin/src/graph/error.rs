@@ -1,0 +1,356 @@
+//! What can go wrong with a verb, and what to tell the caller to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::backing::BackingError;
+use crate::dm::DmError;
+use crate::fs::FsError;
+use crate::graph::code::ErrorCode;
+use crate::ids::{ContainerName, DevNo, PoolName, TransactionId};
+use crate::image::ImageError;
+use crate::ioctl::IoctlError;
+use crate::store::StoreError;
+use crate::thinmeta::ReadError;
+use crate::units::{BlockSize, Bytes};
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// The host's file system said no.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A lock, a loop or a block device.
+    #[error(transparent)]
+    Ioctl(#[from] IoctlError),
+    /// A dm device.
+    #[error(transparent)]
+    Dm(#[from] DmError),
+    /// The catalogue.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file system in a volume.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A file or a device below the pool.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An archive that holds no image we can import.
+    #[error("{name} cannot be imported")]
+    Archive {
+        /// The file, or that it was a stream.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: ImageError,
+    },
+    /// A layer's archive, with the layer it is of.
+    #[error("layer {index} of {layers} ({diff_id})")]
+    Layer {
+        /// Its place, from 1.
+        index: u64,
+        /// Of how many.
+        layers: u64,
+        /// Which.
+        diff_id: crate::ids::Digest,
+        /// What is wrong with it.
+        #[source]
+        source: ImageError,
+    },
+    /// The superblock of the pool's metadata.
+    #[error("the metadata of pool {pool} on {} cannot be used", path.display())]
+    Metadata {
+        /// Whose.
+        pool: PoolName,
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ReadError,
+    },
+
+    /// The kernel has a device mapper, but no thin pools.
+    #[error("this kernel has no thin-pool target: load it with `modprobe dm-thin-pool`")]
+    NoThinPool,
+
+    /// There is no pool at all.
+    #[error("there is no pool under {}", root.display())]
+    NoPool {
+        /// Where we looked.
+        root: PathBuf,
+    },
+    /// There are several, and none was named.
+    #[error("there are {} pools ({}): name one", names.len(), join(names))]
+    SeveralPools {
+        /// Which.
+        names: Vec<PoolName>,
+    },
+    /// No pool of this name.
+    #[error("there is no pool {name} under {}", root.display())]
+    PoolNotFound {
+        /// The name.
+        name: PoolName,
+        /// Where we looked.
+        root: PathBuf,
+    },
+    /// A pool of this name is there already, or something in its place.
+    #[error("pool {name} exists already: {} is there", path.display())]
+    PoolExists {
+        /// The name.
+        name: PoolName,
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// `pool create` or `pool destroy` was cut in the middle.
+    #[error("pool {name} is half made or half destroyed")]
+    PoolHalfMade {
+        /// The name.
+        name: PoolName,
+    },
+    /// The verb needs the pool's device.
+    #[error("pool {name} is not open: run `pool-cli pool open {name}`")]
+    PoolNotOpen {
+        /// The name.
+        name: PoolName,
+    },
+    /// Volumes of the pool are in use.
+    #[error("pool {name} is in use by {}", join(users))]
+    PoolBusy {
+        /// The name.
+        name: PoolName,
+        /// Containers and devices, each with what holds it.
+        users: Vec<String>,
+    },
+    /// The pool's uuid lives on devices of another kind than the catalogue says.
+    #[error("pool {name} has a block size of {}, its catalogue says {}: these are not its files", found.to_bytes(), expected.to_bytes())]
+    BlockSizeMismatch {
+        /// The pool.
+        name: PoolName,
+        /// In the superblock.
+        found: BlockSize,
+        /// In the catalogue.
+        expected: BlockSize,
+    },
+    /// The pool's metadata is all zeros.
+    #[error("the metadata of pool {name} on {} has no superblock: it was never formatted", path.display())]
+    Unformatted {
+        /// The pool.
+        name: PoolName,
+        /// Where.
+        path: PathBuf,
+    },
+    /// The pool was written to by somebody else, or one of the two was restored from a copy.
+    #[error(
+        "pool {name} is at transaction {found}, its catalogue at {expected}: one of them was \
+         swapped, restored or changed by another tool"
+    )]
+    TransactionMismatch {
+        /// The pool.
+        name: PoolName,
+        /// In the superblock.
+        found: TransactionId,
+        /// In the catalogue.
+        expected: TransactionId,
+    },
+    /// The pool's metadata does not take a write.
+    #[error("pool {name} is {mode}{}", if *needs_check { " and needs a check" } else { "" })]
+    PoolDegraded {
+        /// The pool.
+        name: PoolName,
+        /// Its mode, as the kernel calls it.
+        mode: String,
+        /// Whether the needs_check flag is set.
+        needs_check: bool,
+    },
+    /// A size that cannot be.
+    #[error("a {what} of {size} is too small: it takes at least {least}")]
+    TooSmall {
+        /// Of what.
+        what: &'static str,
+        /// Asked for.
+        size: Bytes,
+        /// The least.
+        least: Bytes,
+    },
+    /// A size that cannot be.
+    #[error("a {what} of {size} is too large: it takes at most {most}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// Asked for.
+        size: Bytes,
+        /// The most.
+        most: Bytes,
+    },
+    /// Data and metadata on one device.
+    #[error("data and metadata are the same device, {device} ({})", path.display())]
+    SameDevice {
+        /// As it was given.
+        path: PathBuf,
+        /// Its number.
+        device: DevNo,
+    },
+    /// A device that holds something.
+    #[error("{} holds {what}", path.display())]
+    DeviceInUse {
+        /// The device.
+        path: PathBuf,
+        /// What was found on it.
+        what: String,
+    },
+    /// A device smaller than when the pool was made.
+    #[error("{} has {found}, pool {name} was made on {expected}", path.display())]
+    DeviceShrunk {
+        /// The pool.
+        name: PoolName,
+        /// The device.
+        path: PathBuf,
+        /// Its size now.
+        found: Bytes,
+        /// Its size then.
+        expected: Bytes,
+    },
+    /// The container is mounted, or its device is open.
+    #[error("container {name} is {}", holders(mounts, *open_count))]
+    ContainerBusy {
+        /// Which.
+        name: ContainerName,
+        /// Where it is mounted.
+        mounts: Vec<PathBuf>,
+        /// How many hold its device open.
+        open_count: u32,
+    },
+    /// A place to mount that is not there.
+    #[error("{} is not a directory", path.display())]
+    NotADirectory {
+        /// The place.
+        path: PathBuf,
+    },
+    /// mkfs said it made a file system, and there is none.
+    #[error("there is no file system on {} after mkfs: see its arguments", path.display())]
+    NoFileSystem {
+        /// The device.
+        path: PathBuf,
+    },
+    /// No device of ours goes by this name.
+    #[error("there is no device {name} of a pool")]
+    DeviceNotFound {
+        /// The name.
+        name: String,
+    },
+    /// An image name cannot be given to several images at once.
+    #[error("the archive holds {count} images: one name cannot go to all of them")]
+    SeveralImages {
+        /// How many.
+        count: usize,
+    },
+    /// A step failed, and then undoing what was done before failed too.
+    #[error("{cause}; and then undoing it failed: {undo}")]
+    Rollback {
+        /// Why the verb failed.
+        #[source]
+        cause: Box<PoolError>,
+        /// Why something is left behind.
+        undo: Box<PoolError>,
+    },
+}
+
+fn join<T: ToString>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn holders(mounts: &[PathBuf], open_count: u32) -> String {
+    if mounts.is_empty() {
+        format!("in use: its device is open {open_count} times")
+    } else {
+        let mounts: Vec<_> = mounts.iter().map(|mount| mount.display()).collect();
+        format!("mounted on {}", join(&mounts))
+    }
+}
+
+impl PoolError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// The failure of a verb whose undoing may have failed too.
+    pub(crate) fn with_undo(self, undo: Result<(), Self>) -> Self {
+        match undo {
+            Ok(()) => self,
+            Err(undo) => Self::Rollback {
+                cause: Box::new(self),
+                undo: Box::new(undo),
+            },
+        }
+    }
+
+    /// What to do about it, where the message does not say so already.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoPool { .. } => "make one: pool-cli pool create NAME".to_owned(),
+            Self::PoolNotFound { .. } => "see which there are: pool-cli pool list".to_owned(),
+            Self::SeveralPools { .. } => "add --pool NAME".to_owned(),
+            Self::PoolExists { .. } => {
+                "choose another name, or destroy that pool first; nothing was changed".to_owned()
+            }
+            Self::PoolHalfMade { name } => {
+                format!("clear it away: pool-cli pool destroy {name}")
+            }
+            Self::PoolBusy { .. } => "unmount the containers and close their devices".to_owned(),
+            Self::ContainerBusy { name, mounts, .. } if !mounts.is_empty() => {
+                format!("unmount it: pool-cli container umount {name}")
+            }
+            Self::ContainerBusy { .. } => {
+                "close what holds the device (virtual machines, mounts in other namespaces)"
+                    .to_owned()
+            }
+            Self::Metadata { .. }
+            | Self::Unformatted { .. }
+            | Self::BlockSizeMismatch { .. }
+            | Self::TransactionMismatch { .. } => {
+                "nothing was changed; put the pool's own files or devices back".to_owned()
+            }
+            Self::DeviceInUse { .. } => {
+                "use an empty device, or clear this one with wipefs if its content may go"
+                    .to_owned()
+            }
+            Self::Store(StoreError::ImageInUse { .. }) => {
+                "remove the containers: pool-cli container rm NAME".to_owned()
+            }
+            Self::Store(StoreError::ImageNotFound { .. }) => {
+                "see which there are: pool-cli image list".to_owned()
+            }
+            Self::Store(StoreError::ContainerNotFound { .. }) => {
+                "see which there are: pool-cli container list".to_owned()
+            }
+            Self::Image(ImageError::NoSpace { .. })
+            | Self::Layer {
+                source: ImageError::NoSpace { .. },
+                ..
+            } => "make a pool with a larger --base-size".to_owned(),
+            _ if self.code() == ErrorCode::Permission => "run it as root".to_owned(),
+            _ => return None,
+        })
+    }
+}

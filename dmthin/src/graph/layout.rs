@@ -1,0 +1,106 @@
+//! Where things are on the host: one directory a pool under one root, and nothing elsewhere.
+//!
+//! ```text
+//! ROOT/            /var/lib/dmthin unless moved, mode 0700
+//!   POOL/          mode 0700
+//!     catalogue.db what the volumes are called (crate::store)
+//!     data.img     sparse file below the pool's data device    (absent on real devices)
+//!     metadata.img sparse file below the pool's metadata device (absent on real devices)
+//!     locks        byte ranges locked, see crate::graph::locks
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::ids::PoolName;
+
+/// Name of the data file in a pool's directory.
+pub(crate) const DATA_FILE: &str = "data.img";
+/// Name of the metadata file in a pool's directory.
+pub(crate) const METADATA_FILE: &str = "metadata.img";
+
+/// The root directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn pool_dir(&self, pool: &PoolName) -> PathBuf {
+        self.root.join(pool.as_str())
+    }
+
+    pub(crate) fn catalogue(&self, pool: &PoolName) -> PathBuf {
+        self.pool_dir(pool).join("catalogue.db")
+    }
+
+    pub(crate) fn locks(&self, pool: &PoolName) -> PathBuf {
+        self.pool_dir(pool).join("locks")
+    }
+
+    /// Every directory under the root that bears a pool's name and holds something of a pool, in
+    /// the order of the names. A root that does not exist holds none.
+    pub(crate) fn pools(&self) -> io::Result<Vec<PoolName>> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut pools = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            if let Some(pool) = name.to_str().and_then(|name| PoolName::new(name).ok())
+                && self.exists(&pool)
+            {
+                pools.push(pool);
+            }
+        }
+        pools.sort();
+        Ok(pools)
+    }
+
+    /// Whether something of this pool is there: its catalogue, or what a cut `pool create` left.
+    pub(crate) fn exists(&self, pool: &PoolName) -> bool {
+        let dir = self.pool_dir(pool);
+        ["catalogue.db", DATA_FILE, METADATA_FILE, "locks"]
+            .iter()
+            .any(|file| dir.join(file).exists())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_directories_that_hold_something_of_a_pool() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("root"));
+        assert_eq!(layout.pools().unwrap(), []);
+        for (name, file) in [
+            ("tank", "catalogue.db"),
+            ("half", DATA_FILE),
+            ("other", "readme"),
+        ] {
+            let pool = layout.root().join(name);
+            fs::create_dir_all(&pool).unwrap();
+            fs::write(pool.join(file), "").unwrap();
+        }
+        fs::create_dir(layout.root().join("not a pool")).unwrap();
+        let names: Vec<_> = layout
+            .pools()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(names, ["half", "tank"]);
+    }
+}

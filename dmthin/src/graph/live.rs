@@ -1,0 +1,179 @@
+//! A pool with its kernel device: the steps on one volume, each safe to repeat.
+
+use crate::dm::{ActivateOptions, Device, DmError, OwnUuid, ThinPool, ThinStatus, UdevFlags};
+use crate::graph::error::PoolError;
+use crate::graph::pool::Pool;
+use crate::ids::{DmName, VolumeKind};
+use crate::ioctl::{self, Access, Deferred, DevId, Errno, LockGuard};
+use crate::store::{PoolRecord, VolumeRecord, VolumeState};
+use crate::units::{Bytes, Sectors};
+
+/// A pool whose device exists.
+#[derive(Debug)]
+pub(crate) struct Live<'a> {
+    pool: &'a Pool,
+    record: PoolRecord,
+    thin_pool: ThinPool<'a>,
+    // Shared with other verbs, so that no close runs under us; none while we hold the whole pool.
+    _lock: Option<LockGuard>,
+}
+
+impl<'a> Live<'a> {
+    /// The pool whose device exists already.
+    pub(crate) fn open(
+        pool: &'a Pool,
+        record: PoolRecord,
+        lock: Option<LockGuard>,
+    ) -> Result<Self, PoolError> {
+        let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
+        let thin_pool = ThinPool::open(pool.host().dm()?, &uuid)?;
+        Ok(Self {
+            pool,
+            record,
+            thin_pool,
+            _lock: lock,
+        })
+    }
+
+    /// The pool whose device was just made, by who holds the whole pool.
+    pub(crate) fn fresh(pool: &'a Pool, record: PoolRecord, thin_pool: ThinPool<'a>) -> Self {
+        Self {
+            pool,
+            record,
+            thin_pool,
+            _lock: None,
+        }
+    }
+
+    pub(crate) fn pool(&self) -> &'a Pool {
+        self.pool
+    }
+
+    pub(crate) fn record(&self) -> &PoolRecord {
+        &self.record
+    }
+
+    pub(crate) fn thin_pool(&self) -> &ThinPool<'a> {
+        &self.thin_pool
+    }
+
+    /// The volume that this one is a snapshot of.
+    pub(crate) fn parent(&self, volume: &VolumeRecord) -> Result<VolumeRecord, PoolError> {
+        // Only the base has none, and nobody asks for the base's.
+        let id = volume.parent.unwrap_or(volume.id);
+        Ok(self.pool.catalogue().volume(id)?)
+    }
+
+    /// Makes `volume` a snapshot of `origin`, whose file system is frozen meanwhile if it is active.
+    pub(crate) fn snapshot(
+        &self,
+        volume: &VolumeRecord,
+        origin: &VolumeRecord,
+    ) -> Result<(), PoolError> {
+        let device = self.pool.volume_device(origin)?;
+        let active = device.map(|device| DevId::Dev(device.dev));
+        Ok(self
+            .thin_pool
+            .create_snap(volume.thin_id, origin.thin_id, active)?)
+    }
+
+    /// Makes `volume` an empty thin device of the pool.
+    pub(crate) fn create_empty(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+        Ok(self.thin_pool.create_thin(volume.thin_id)?)
+    }
+
+    /// The volume's block device, made active if it is not.
+    pub(crate) fn activate(
+        &self,
+        volume: &VolumeRecord,
+        name: &DmName,
+    ) -> Result<Device, PoolError> {
+        let uuid = OwnUuid::volume(self.record.uuid, volume.kind, volume.id).to_dm_uuid();
+        let udev = match volume.kind {
+            // A container's node is somebody's disk, but no other rule is to look into it.
+            VolumeKind::Container => UdevFlags::CONTAINER,
+            VolumeKind::Base | VolumeKind::Layer => UdevFlags::INTERNAL,
+        };
+        let options = ActivateOptions {
+            read_only: false,
+            udev_flags: udev,
+        };
+        // Asked first: a create that meets its own uuid has made a whole device before it is
+        // refused, and taking that apart again waits for grace periods (`dm-ioctl.c:dev_create`).
+        match self.thin_pool.dm().device(&uuid) {
+            Err(DmError::NotFound { .. }) => {}
+            result => return Ok(result?),
+        }
+        let size = volume.size.to_sectors_floor();
+        match self
+            .thin_pool
+            .activate_thin(name, &uuid, volume.thin_id, size, options)
+        {
+            Err(DmError::AlreadyActive { .. }) => Ok(self.thin_pool.dm().device(&uuid)?),
+            result => Ok(result?),
+        }
+    }
+
+    /// The volume's block device for work of our own.
+    pub(crate) fn activate_internal(&self, volume: &VolumeRecord) -> Result<Device, PoolError> {
+        self.activate(volume, &self.pool.internal_name(volume))
+    }
+
+    /// Takes the volume's block device away, if there is one.
+    pub(crate) fn deactivate(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+        if let Some(device) = self.pool.volume_device(volume)? {
+            self.thin_pool
+                .dm()
+                .deactivate(DevId::Dev(device.dev), Deferred::No)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a volume that is `deleting`: gives its space back to what lies below the pool, then
+    /// deletes it from the pool, then from the catalogue. Repeated after a cut it goes on.
+    pub(crate) fn delete(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+        match self.discard_all(volume) {
+            // The id is not in the pool: only the row is left.
+            Err(PoolError::Dm(DmError::NoSuchThin { .. })) => {}
+            result => {
+                result?;
+                self.deactivate(volume)?;
+                match self.thin_pool.delete(volume.thin_id) {
+                    Ok(()) | Err(DmError::NoSuchThin { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(self.pool.catalogue().forget_volume(volume.id)?)
+    }
+
+    /// Discards every block of a volume. Deleting a thin device discards nothing below the pool
+    /// (`drivers/md/dm-thin-metadata.c:__delete_device`), so that this goes first.
+    fn discard_all(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+        let name = match self.pool.volume_device(volume)? {
+            Some(device) => device.name,
+            None => self.pool.internal_name(volume),
+        };
+        let device = self.activate(volume, &name)?;
+        match self.thin_pool.thin_status(device.id())? {
+            ThinStatus::Working { mapped, .. } if mapped > Sectors::ZERO => {}
+            _ => return Ok(()),
+        }
+        let block = ioctl::open_exclusive(device.node(), Access::ReadWrite)?;
+        let size = ioctl::size(&block)?;
+        match ioctl::discard(&block, Bytes::ZERO, size) {
+            // A pool that ignores discards gives nothing back; the delete still frees its blocks.
+            Err(error) if error.errno() == Some(Errno::OPNOTSUPP) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Undoes a volume that is being made: marks it `deleting`, then removes it.
+    pub(crate) fn discard_volume(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+        let catalogue = self.pool.catalogue();
+        if catalogue.volume(volume.id)?.state != VolumeState::Deleting {
+            catalogue.begin_deleting(volume.id)?;
+        }
+        self.delete(volume)
+    }
+}

@@ -1,0 +1,71 @@
+//! Who may do what at the same time: byte ranges of one file a pool.
+//!
+//! ```text
+//! byte 0          the pool as a whole: create, open, close, destroy take it alone; every verb that
+//!                 changes volumes shares it, so that many run at once and none runs under a close
+//! byte 1          imports share it while their layers belong to no image yet; recovery takes it
+//!                 alone before it calls a layer forsaken
+//! byte 2^32 + n   volume n: whoever makes, mounts, grows or removes it
+//! ```
+//!
+//! The kernel drops the locks of a process that dies (`fs/locks.c:locks_remove_posix` and its OFD
+//! twin), so that a killed holder blocks nobody. Nothing slow runs under byte 0 held alone, but
+//! what is done to the pool as a whole.
+
+use crate::graph::error::PoolError;
+use crate::graph::layout::Layout;
+use crate::ids::{PoolName, VolumeId};
+use crate::ioctl::{LockByte, LockFile, LockGuard, LockMode};
+
+const POOL: u64 = 0;
+const IMPORTS: u64 = 1;
+const VOLUMES: u64 = 1 << 32;
+
+/// A pool's locks.
+#[derive(Debug)]
+pub(crate) struct Locks {
+    file: LockFile,
+}
+
+impl Locks {
+    pub(crate) fn open(layout: &Layout, pool: &PoolName) -> Result<Self, PoolError> {
+        Ok(Self {
+            file: LockFile::open(&layout.locks(pool))?,
+        })
+    }
+
+    /// The pool for ourselves: waits for every verb that runs.
+    pub(crate) fn whole_pool(&self) -> Result<LockGuard, PoolError> {
+        Ok(self.file.lock(LockByte::new(POOL), LockMode::Exclusive)?)
+    }
+
+    /// The pool for ourselves, or `None` while a verb runs.
+    pub(crate) fn try_whole_pool(&self) -> Result<Option<LockGuard>, PoolError> {
+        Ok(self
+            .file
+            .try_lock(LockByte::new(POOL), LockMode::Exclusive)?)
+    }
+
+    /// The pool with others: waits for an open, close or destroy that runs.
+    pub(crate) fn share_pool(&self) -> Result<LockGuard, PoolError> {
+        Ok(self.file.lock(LockByte::new(POOL), LockMode::Shared)?)
+    }
+
+    /// Announces an import.
+    pub(crate) fn share_imports(&self) -> Result<LockGuard, PoolError> {
+        Ok(self.file.lock(LockByte::new(IMPORTS), LockMode::Shared)?)
+    }
+
+    /// That no import runs, or `None` where one does.
+    pub(crate) fn try_no_imports(&self) -> Result<Option<LockGuard>, PoolError> {
+        Ok(self
+            .file
+            .try_lock(LockByte::new(IMPORTS), LockMode::Exclusive)?)
+    }
+
+    /// A volume for ourselves.
+    pub(crate) fn volume(&self, volume: VolumeId) -> Result<LockGuard, PoolError> {
+        let byte = VOLUMES.saturating_add(volume.get());
+        Ok(self.file.lock(LockByte::new(byte), LockMode::Exclusive)?)
+    }
+}

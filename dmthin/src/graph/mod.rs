@@ -1,0 +1,57 @@
+//! The verbs: pools, images, containers and devices, where catalogue and kernel meet.
+//!
+//! A [`Host`] is a root directory with pools in it; a [`Pool`] is one of them with its catalogue
+//! open. What changes a pool writes its intent to the catalogue first, then acts on the kernel, then
+//! writes the result; what a cut left between is settled by `pool open` (`recover.rs`). The
+//! kernel's thin pool is the truth for blocks, the catalogue for names.
+//!
+//! ```no_run
+//! use dmthin::graph::{CreateContainer, Host, ImportSource};
+//!
+//! # fn main() -> Result<(), dmthin::graph::PoolError> {
+//! let host = Host::new("/var/lib/dmthin".into());
+//! let pool = host.pool(&host.pick_pool(None)?)?;
+//! pool.import(&ImportSource::File("debian.tar".into()), None, &mut |_| {})?;
+//! let container = pool.create_container(&CreateContainer {
+//!     image: "debian:12".to_owned(),
+//!     name: None,
+//!     size: None,
+//! })?;
+//! println!("{} is on {:?}", container.name, container.device);
+//! # Ok(())
+//! # }
+//! ```
+
+mod base;
+mod code;
+mod container;
+mod create;
+mod devices;
+mod doctor;
+mod error;
+mod host;
+mod images;
+mod import;
+mod layout;
+mod live;
+mod locks;
+mod open;
+mod plan;
+mod pool;
+mod random;
+mod recover;
+mod report;
+mod status;
+
+pub use code::ErrorCode;
+pub use container::CreateContainer;
+pub use create::{CreatePool, DevicePair};
+pub use error::PoolError;
+pub use host::Host;
+pub use import::ImportSource;
+pub use pool::Pool;
+pub use report::{
+    BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, HistoryReport,
+    ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool, PoolReport,
+    PoolSummary, PoolWord, RemovedImage, Usage, Verdict,
+};

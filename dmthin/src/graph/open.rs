@@ -1,0 +1,306 @@
+//! `pool open`, `close` and `destroy`: the pool's device comes and goes, its volumes stay.
+
+use std::fs::File;
+
+use crate::backing::Attached;
+use crate::dm::{
+    ActivateOptions, OwnKind, OwnUuid, PoolFeatures, PoolMode, PoolStatus, ThinPool, ThinPoolTable,
+    names,
+};
+use crate::fs;
+use crate::graph::create::remove_path;
+use crate::graph::error::PoolError;
+use crate::graph::host::Host;
+use crate::graph::live::Live;
+use crate::graph::pool::Pool;
+use crate::graph::report::{Change, PoolReport};
+use crate::ids::{PoolName, TransactionId};
+use crate::ioctl::{Deferred, DevId, DeviceInfo, LockGuard};
+use crate::store::{BackingRecord, Catalogue, GenerationCheck, PoolRecord, PoolState};
+use crate::thinmeta::FirstBlock;
+use crate::units::Sectors;
+
+impl Host {
+    /// Opens a pool: its loops, its thin-pool device, what a cut left settled, and the devices of
+    /// the containers that had one.
+    ///
+    /// # Errors
+    /// [`PoolError::Metadata`], [`PoolError::BlockSizeMismatch`] or [`PoolError::TransactionMismatch`] where
+    /// files or devices are not the catalogue's: nothing was written to them.
+    pub fn open_pool(&self, name: &PoolName) -> Result<(Change, PoolReport), PoolError> {
+        let pool = self.pool(name)?;
+        let lock = pool.locks().whole_pool()?;
+        let change = pool.open()?;
+        drop(lock);
+        Ok((change, pool.status()?))
+    }
+
+    /// Closes a pool: every device of it goes, nothing else.
+    ///
+    /// # Errors
+    /// [`PoolError::PoolBusy`] where a container is mounted, a device open or a verb running.
+    pub fn close_pool(&self, name: &PoolName) -> Result<Change, PoolError> {
+        let pool = self.pool(name)?;
+        let _lock = pool.lock_idle()?;
+        pool.close()
+    }
+
+    /// Destroys a pool with all that is in it, a half-made one included.
+    ///
+    /// # Errors
+    /// [`PoolError::PoolBusy`] as for [`Host::close_pool`]: nothing was changed.
+    pub fn destroy_pool(&self, name: &PoolName) -> Result<(), PoolError> {
+        let pool = match self.pool(name) {
+            // Cut before the catalogue was made: there is nothing but files of ours.
+            Err(PoolError::PoolHalfMade { name }) => return self.remove_files(&name),
+            result => result?,
+        };
+        let _lock = pool.lock_idle()?;
+        pool.clear_away()
+    }
+
+    fn remove_files(&self, name: &PoolName) -> Result<(), PoolError> {
+        let dir = self.layout().pool_dir(name);
+        // The catalogue goes after the files it knows of, the lock that guards all this last.
+        for file in [super::layout::DATA_FILE, super::layout::METADATA_FILE] {
+            remove_path(&dir.join(file), false)?;
+        }
+        Catalogue::delete(self.layout().catalogue(name))?;
+        remove_path(&self.layout().locks(name), false)?;
+        remove_path(&dir, true)
+    }
+}
+
+impl Pool {
+    fn lock_idle(&self) -> Result<LockGuard, PoolError> {
+        self.locks()
+            .try_whole_pool()?
+            .ok_or_else(|| PoolError::PoolBusy {
+                name: self.name().clone(),
+                users: vec!["another command".to_owned()],
+            })
+    }
+
+    fn open(&self) -> Result<Change, PoolError> {
+        let record = self.record()?;
+        if record.state != PoolState::Ready {
+            return Err(PoolError::PoolHalfMade {
+                name: self.name().clone(),
+            });
+        }
+        if self.host().pool_device(&record)?.is_some() {
+            return Ok(Change::Unchanged);
+        }
+        let data = self.attach(&record.data)?;
+        let metadata = self.attach(&record.metadata)?;
+        for (half, size) in [(&data, record.data_size), (&metadata, record.metadata_size)] {
+            if half.size() < size {
+                return Err(PoolError::DeviceShrunk {
+                    name: self.name().clone(),
+                    path: half.node().to_owned(),
+                    found: half.size(),
+                    expected: size,
+                });
+            }
+        }
+        let generation = self.check_superblock(&record, &metadata)?;
+        let live = self.activate_pool(&record, &data, &metadata)?;
+        match self.settle(&live, generation) {
+            Ok(()) => Ok(Change::Changed),
+            Err(error) => {
+                let undo = self.close().map(drop);
+                Err(error.with_undo(undo))
+            }
+        }
+    }
+
+    /// What is left to do when the pool's device is there.
+    fn settle(&self, live: &Live<'_>, generation: TransactionId) -> Result<(), PoolError> {
+        self.stamp(live, generation)?;
+        let settled = live.recover()?;
+        tracing::debug!(kept = settled.kept, removed = settled.removed, "recovered");
+        for container in self.catalogue().containers()? {
+            if container.volume.active {
+                let name = names::container_name(self.name(), &container.name);
+                live.activate(&container.volume, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the metadata's superblock before the kernel does: a pool that is not ours, or was
+    /// never formatted, is refused while nothing has been written. Gives its transaction id.
+    fn check_superblock(
+        &self,
+        record: &PoolRecord,
+        metadata: &Attached,
+    ) -> Result<TransactionId, PoolError> {
+        let path = self.backing_path(&record.metadata);
+        let name = || self.name().clone();
+        let mut device = File::open(metadata.node())
+            .map_err(|source| PoolError::io("read", metadata.node(), source))?;
+        let superblock = match FirstBlock::read(&mut device) {
+            Ok(FirstBlock::Superblock(superblock)) => superblock,
+            Ok(FirstBlock::Unformatted) => {
+                return Err(PoolError::Unformatted { name: name(), path });
+            }
+            Err(source) => {
+                return Err(PoolError::Metadata {
+                    pool: name(),
+                    path,
+                    source,
+                });
+            }
+        };
+        if superblock.block_size != record.block_size {
+            return Err(PoolError::BlockSizeMismatch {
+                name: name(),
+                found: superblock.block_size,
+                expected: record.block_size,
+            });
+        }
+        let found = superblock.transaction_id;
+        match record.check_generation(found) {
+            GenerationCheck::Match => {}
+            GenerationCheck::PendingDone => self.catalogue().confirm_generation(found)?,
+            GenerationCheck::Mismatch { found, expected } => {
+                return Err(PoolError::TransactionMismatch {
+                    name: name(),
+                    found,
+                    expected,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The pool's thin-pool device over its two halves, which must take writes.
+    pub(crate) fn activate_pool(
+        &self,
+        record: &PoolRecord,
+        data: &Attached,
+        metadata: &Attached,
+    ) -> Result<Live<'_>, PoolError> {
+        let table = ThinPoolTable {
+            metadata: metadata.dev(),
+            data: data.dev(),
+            block_size: record.block_size,
+            low_water: record.low_water,
+            features: PoolFeatures {
+                skip_block_zeroing: !record.zeroing,
+                ..PoolFeatures::default()
+            },
+        };
+        let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
+        let name = names::pool_name(self.name());
+        let len: Sectors = record.data_size.to_sectors_floor();
+        let dm = self.host().dm()?;
+        let options = ActivateOptions::default();
+        let thin_pool = ThinPool::activate(dm, &name, &uuid, len, &table, options)
+            .map_err(|error| self.host().without_thin_pool(error))?;
+        match self.require_writable(&thin_pool) {
+            Ok(()) => Ok(Live::fresh(self, record.clone(), thin_pool)),
+            Err(error) => {
+                Err(error.with_undo(thin_pool.deactivate().map(drop).map_err(PoolError::from)))
+            }
+        }
+    }
+
+    /// Moves the pool and the catalogue to the next generation together: the catalogue says where it
+    /// is going (durable), the pool goes, the catalogue says it is there.
+    pub(crate) fn stamp(&self, live: &Live<'_>, from: TransactionId) -> Result<(), PoolError> {
+        let to = self.catalogue().begin_generation(from)?;
+        live.thin_pool().set_transaction_id(from, to)?;
+        Ok(self.catalogue().confirm_generation(to)?)
+    }
+
+    /// Takes every device of the pool away. The caller holds the whole pool.
+    fn close(&self) -> Result<Change, PoolError> {
+        let record = self.record()?;
+        let ours: Vec<(DeviceInfo, OwnUuid)> = self
+            .host()
+            .own_devices()?
+            .into_iter()
+            .filter(|(_, own)| own.pool == record.uuid)
+            .collect();
+        if ours.is_empty() {
+            return Ok(Change::Unchanged);
+        }
+        let users = self.users(&ours)?;
+        if !users.is_empty() {
+            return Err(PoolError::PoolBusy {
+                name: self.name().clone(),
+                users,
+            });
+        }
+        let dm = self.host().dm()?;
+        let is_pool = |own: &OwnUuid| matches!(own.kind, OwnKind::Pool);
+        for (device, _) in ours.iter().filter(|(_, own)| !is_pool(own)) {
+            dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
+        }
+        for (device, _) in ours.iter().filter(|(_, own)| is_pool(own)) {
+            dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
+        }
+        Ok(Change::Changed)
+    }
+
+    /// Volumes that somebody holds open, each with what holds it.
+    fn users(&self, ours: &[(DeviceInfo, OwnUuid)]) -> Result<Vec<String>, PoolError> {
+        let mut users = Vec::new();
+        for (device, own) in ours {
+            if matches!(own.kind, OwnKind::Pool) || device.open_count == 0 {
+                continue;
+            }
+            let mounts = fs::mounts_of(device.dev)?;
+            let name = self.owner(own)?.unwrap_or_else(|| device.name.to_string());
+            users.push(if mounts.is_empty() {
+                format!("{name} (open {} times)", device.open_count)
+            } else {
+                let mounts: Vec<_> = mounts
+                    .iter()
+                    .map(|mount| mount.target.display().to_string())
+                    .collect();
+                format!("{name} (mounted on {})", mounts.join(", "))
+            });
+        }
+        Ok(users)
+    }
+
+    /// Removes the pool with everything in it. The caller holds the whole pool.
+    pub(crate) fn clear_away(&self) -> Result<(), PoolError> {
+        self.close()?;
+        let record = self.record()?;
+        if record.state != PoolState::Destroying {
+            self.catalogue().set_pool_state(PoolState::Destroying)?;
+        }
+        for backing in [&record.metadata, &record.data] {
+            if matches!(backing, BackingRecord::Device { .. }) {
+                // Our superblock, and the base's that lies at the data's begin, must not be taken
+                // for something that lives there.
+                self.attach(backing)?.wipe()?;
+            }
+        }
+        self.host().remove_files(self.name())
+    }
+
+    /// That the pool takes writes.
+    fn require_writable(&self, thin_pool: &ThinPool<'_>) -> Result<(), PoolError> {
+        let degraded = |mode: &str, needs_check| PoolError::PoolDegraded {
+            name: self.name().clone(),
+            mode: mode.to_owned(),
+            needs_check,
+        };
+        match thin_pool.status()? {
+            PoolStatus::Working(pool) if pool.needs_check => {
+                Err(degraded(pool.mode.as_str(), true))
+            }
+            // Out of data space it still deletes and trims, which is the way out.
+            PoolStatus::Working(pool) if pool.mode == PoolMode::Ro => {
+                Err(degraded(pool.mode.as_str(), false))
+            }
+            PoolStatus::Working(_) => Ok(()),
+            PoolStatus::Fail => Err(degraded("failed", false)),
+            PoolStatus::Error => Err(degraded("in error", false)),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Sizes chosen for a new pool, with the reasons.
+
+use crate::units::{BlockSize, Bytes, DataBlocks};
+
+/// Metadata smaller than this is refused: the kernel's own minimum is 2 MiB
+/// (`Documentation/admin-guide/device-mapper/thin-provisioning.rst`).
+pub(crate) const METADATA_MIN: Bytes = Bytes::from_mib(2);
+/// More than this the kernel does not use: 255 bitmaps of 2^14 - 64 blocks of 4096 bytes
+/// (`drivers/md/dm-thin-metadata.h`, `THIN_METADATA_MAX_SECTORS`).
+pub(crate) const METADATA_MAX: Bytes = Bytes::new(255 * ((1 << 14) - 64) * 4096);
+/// What one mapping takes in a densely filled btree, in the kernel's own formula.
+const BYTES_PER_MAPPING: u64 = 48;
+/// Snapshots scatter their mappings over half-filled nodes: room for that, in a sparse file at no
+/// cost until it is used.
+const SCATTER: u64 = 4;
+/// A small pool still sees many snapshots.
+const METADATA_FLOOR: Bytes = Bytes::from_mib(64);
+
+/// Metadata for a pool of `data` bytes in blocks of `block_size`: four times the kernel's formula,
+/// at least 64 MiB, at most what the kernel uses, in whole blocks of 4096 bytes.
+pub(crate) fn metadata_size(data: Bytes, block_size: BlockSize) -> Bytes {
+    let wanted = data_blocks(data, block_size)
+        .get()
+        .saturating_mul(BYTES_PER_MAPPING * SCATTER);
+    let clamped = Bytes::new(wanted).clamp(METADATA_FLOOR, METADATA_MAX);
+    clamped
+        .checked_round_up(Bytes::from_kib(4))
+        .unwrap_or(METADATA_MAX)
+}
+
+/// Whole blocks in a data device: what the pool can hand out.
+pub(crate) fn data_blocks(data: Bytes, block_size: BlockSize) -> DataBlocks {
+    DataBlocks::new(
+        data.get()
+            .checked_div(block_size.to_bytes().get())
+            .unwrap_or(0),
+    )
+}
+
+/// Free blocks at which the kernel sends its one event: a tenth of the pool.
+pub(crate) fn low_water(data: Bytes, block_size: BlockSize) -> DataBlocks {
+    DataBlocks::new(data_blocks(data, block_size).get() / 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_follows_the_formula_between_its_bounds() {
+        let block = BlockSize::DEFAULT;
+        // 100 GiB in 64 KiB blocks: 1638400 mappings of 48 bytes, four times.
+        assert_eq!(
+            metadata_size(Bytes::from_gib(100), block),
+            Bytes::new(314_572_800)
+        );
+        assert_eq!(
+            metadata_size(Bytes::from_gib(1), block),
+            Bytes::from_mib(64)
+        );
+        assert_eq!(
+            metadata_size(Bytes::from_gib(1 << 20), block),
+            Bytes::new(17_045_913_600)
+        );
+        let large = BlockSize::from_bytes(Bytes::from_mib(1)).unwrap();
+        assert_eq!(
+            metadata_size(Bytes::from_gib(1000), large),
+            Bytes::new(196_608_000)
+        );
+    }
+
+    #[test]
+    fn low_water_is_a_tenth() {
+        assert_eq!(
+            low_water(Bytes::from_gib(10), BlockSize::DEFAULT),
+            DataBlocks::new(16_384)
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! Settles what a cut left: the one place that does.
+//!
+//! Runs at `pool open`, under the pool's lock, in one pass over the unsettled rows. Each is settled
+//! by asking the kernel, forward where its user may have been told of success, back otherwise.
+//! Repeated, or cut itself and repeated, it ends the same.
+//!
+//! | row | what happened | what is done |
+//! |---|---|---|
+//! | `deleting` | a removal was cut | removed: it was promised |
+//! | `creating` container, in the pool, as large as its parent | created; the lazy `ready` may be lost | `ready` |
+//! | `creating` container, else | not yet created, or its file system not yet grown | removed |
+//! | `creating` base or layer | its content was not whole | removed |
+//! | `ready` layer of no image, no import running | an import was cut between layers | removed |
+
+use std::collections::HashSet;
+
+use crate::graph::error::PoolError;
+use crate::graph::live::Live;
+use crate::ids::VolumeKind;
+use crate::store::{VolumeRecord, VolumeState};
+
+/// How many volumes recovery settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) kept: u64,
+    pub(crate) removed: u64,
+}
+
+impl Live<'_> {
+    /// Settles every unsettled row. The caller holds the whole pool.
+    pub(crate) fn recover(&self) -> Result<Settled, PoolError> {
+        let catalogue = self.pool().catalogue();
+        let mut settled = Settled::default();
+        let mut unsettled = catalogue.unsettled()?;
+        // The youngest first: a layer before the one it stands on.
+        unsettled.sort_by_key(|volume| std::cmp::Reverse(volume.id));
+        for volume in &unsettled {
+            if self.is_whole(volume)? {
+                catalogue.set_ready(volume.id)?;
+                settled.kept = settled.kept.saturating_add(1);
+            } else {
+                tracing::info!(volume = %volume.id, kind = %volume.kind, "removing what a cut left");
+                self.discard_volume(volume)?;
+                settled.removed = settled.removed.saturating_add(1);
+            }
+        }
+        if let Some(_no_imports) = self.pool().locks().try_no_imports()? {
+            for volume in self.forsaken_layers()? {
+                tracing::info!(volume = %volume.id, "removing a layer of an import that was cut");
+                self.discard_volume(&volume)?;
+                settled.removed = settled.removed.saturating_add(1);
+            }
+        }
+        Ok(settled)
+    }
+
+    fn is_whole(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
+        if volume.state != VolumeState::Creating || volume.kind != VolumeKind::Container {
+            return Ok(false);
+        }
+        Ok(volume.size == self.parent(volume)?.size && self.thin_pool().exists(volume.thin_id)?)
+    }
+
+    /// Sealed layers that no image has, the youngest first.
+    fn forsaken_layers(&self) -> Result<Vec<VolumeRecord>, PoolError> {
+        let catalogue = self.pool().catalogue();
+        let mut needed = HashSet::new();
+        for image in catalogue.images()? {
+            needed.extend(
+                catalogue
+                    .image_layers(image.id)?
+                    .iter()
+                    .map(|layer| layer.volume.id),
+            );
+        }
+        let mut layers: Vec<_> = catalogue
+            .layers()?
+            .into_iter()
+            .map(|layer| layer.volume)
+            .filter(|volume| volume.state == VolumeState::Ready && !needed.contains(&volume.id))
+            .collect();
+        layers.sort_by_key(|volume| std::cmp::Reverse(volume.id));
+        Ok(layers)
+    }
+}

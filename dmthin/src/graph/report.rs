@@ -1,0 +1,409 @@
+//! What the verbs answer: plain records, ready for a table or for JSON.
+//!
+//! Numbers stay numbers (bytes, counts); names that a later version adds are additions only, so
+//! that a reader of `"schema": "dmthin/v1"` never breaks.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::ids::{
+    ContainerName, DevNo, Digest, DmName, DmUuid, FsType, ImageRef, PoolName, PoolUuid, ThinId,
+    TransactionId, VolumeId, VolumeKind,
+};
+use crate::units::{BlockSize, Bytes};
+
+/// Whether a verb found something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It was made so.
+    Changed,
+    /// It was so already.
+    Unchanged,
+}
+
+/// A line of `pool list`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolSummary {
+    /// Its name.
+    pub name: PoolName,
+    /// Its uuid, where the catalogue could be read.
+    pub uuid: Option<PoolUuid>,
+    /// What there is to say of it in a word: `open`, `closed`, `creating`, `destroying`, `damaged`.
+    pub state: PoolWord,
+    /// Size of the data device.
+    pub data_size: Option<Bytes>,
+    /// Images in it.
+    pub images: u64,
+    /// Containers in it.
+    pub containers: u64,
+    /// Why it is `damaged`.
+    pub problem: Option<String>,
+}
+
+/// The state of a pool in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolWord {
+    /// Its thin-pool device exists.
+    Open,
+    /// Ready, but its device does not exist.
+    Closed,
+    /// `pool create` has not ended, or was cut.
+    Creating,
+    /// `pool destroy` has not ended, or was cut.
+    Destroying,
+    /// Its catalogue cannot be read.
+    Damaged,
+}
+
+/// One of a pool's two backing devices.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackingReport {
+    /// The file, or the block device.
+    pub path: PathBuf,
+    /// Whether it is a sparse file on a loop device.
+    pub file: bool,
+    /// The block device the pool sits on, while it is open.
+    pub device: Option<DevNo>,
+    /// Its node.
+    pub node: Option<PathBuf>,
+    /// Apparent size.
+    pub size: Bytes,
+    /// What the file takes on its file system; a block device takes all of it.
+    pub allocated: Bytes,
+    /// Room left on the file system below a file.
+    pub host_free: Option<Bytes>,
+    /// Whether the loop device does direct I/O.
+    pub direct_io: Option<bool>,
+    /// Logical block size of the device, while it is open.
+    pub block_size: Option<Bytes>,
+}
+
+/// Used and total of one space of a pool.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Usage {
+    /// In use.
+    pub used: Bytes,
+    /// In all.
+    pub total: Bytes,
+}
+
+/// What the kernel says of an open pool.
+#[derive(Debug, Clone, Serialize)]
+pub struct LivePool {
+    /// The thin-pool device.
+    pub device: DevNo,
+    /// `rw`, `ro`, `out_of_data_space`, `fail` or `error`.
+    pub mode: String,
+    /// Blocks of data.
+    pub data: Option<Usage>,
+    /// Blocks of metadata.
+    pub metadata: Option<Usage>,
+    /// The transaction id in its superblock.
+    pub transaction_id: Option<TransactionId>,
+    /// Whether the metadata wants a check before it is written again.
+    pub needs_check: bool,
+    /// Whether discards truly reach the data device.
+    pub discard_passdown: bool,
+    /// `error` or `queue`.
+    pub on_full: Option<String>,
+    /// Devices of ours on it.
+    pub active_volumes: u64,
+}
+
+/// `pool status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolReport {
+    /// Its name.
+    pub name: PoolName,
+    /// Its uuid.
+    pub uuid: PoolUuid,
+    /// Its state in a word.
+    pub state: PoolWord,
+    /// The pool's unit of allocation, in sectors.
+    pub block_size: BlockSize,
+    /// Whether new blocks are zeroed before a container can read them.
+    pub zeroing: bool,
+    /// File system of its volumes.
+    pub fs: FsType,
+    /// Size of the base volume, and of a container unless it asks for more.
+    pub base_size: Bytes,
+    /// The data device.
+    pub data: BackingReport,
+    /// The metadata device.
+    pub metadata: BackingReport,
+    /// What the kernel says, while it is open.
+    pub live: Option<LivePool>,
+    /// Transaction id that pairs the catalogue with the pool.
+    pub generation: TransactionId,
+    /// Images in the catalogue.
+    pub images: u64,
+    /// Layers in the catalogue.
+    pub layers: u64,
+    /// Containers in the catalogue.
+    pub containers: u64,
+    /// Sizes of all containers added up: what they may come to use.
+    pub virtual_size: Bytes,
+}
+
+/// A line of `image list`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageReport {
+    /// Digest of its configuration: its identity.
+    pub id: Digest,
+    /// Names it goes by.
+    pub names: Vec<ImageRef>,
+    /// Layers, bottom first.
+    pub layers: Vec<LayerReport>,
+    /// Uncompressed layers added up.
+    pub size: Bytes,
+    /// Processor architecture, as the configuration names it.
+    pub architecture: String,
+    /// Operating system, as the configuration names it.
+    pub os: String,
+    /// When it was built, as the configuration says.
+    pub created: Option<String>,
+    /// When it was imported, in seconds since 1970.
+    pub imported_at: u64,
+    /// Containers made from it.
+    pub containers: Vec<ContainerName>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerReport {
+    /// Identity of the layer with all below it.
+    pub chain_id: Digest,
+    /// Digest of its uncompressed archive.
+    pub diff_id: Digest,
+    /// Its volume in the catalogue.
+    pub volume: VolumeId,
+    /// Its id in the pool.
+    pub thin_id: ThinId,
+    /// Bytes of its uncompressed archive.
+    pub size: Bytes,
+    /// Entries in its archive.
+    pub entries: u64,
+    /// Images that share it.
+    pub shared_by: u64,
+}
+
+/// A line of `image history`: a step of the build, newest first.
+#[derive(Debug, Clone, Serialize)]
+pub struct HistoryReport {
+    /// The layer the step made, where it made one.
+    pub diff_id: Option<Digest>,
+    /// Bytes of its uncompressed archive.
+    pub size: Option<Bytes>,
+    /// When.
+    pub created: Option<String>,
+    /// The command.
+    pub created_by: Option<String>,
+    /// The author's comment.
+    pub comment: Option<String>,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImportReport {
+    /// Digest of the configuration.
+    pub id: Digest,
+    /// Names it goes by now.
+    pub names: Vec<ImageRef>,
+    /// Whether the image was new.
+    pub change: Change,
+    /// Layers that were unpacked.
+    pub layers_new: u64,
+    /// Layers that were there already.
+    pub layers_shared: u64,
+    /// Bytes of uncompressed archive that were unpacked.
+    pub bytes: Bytes,
+    /// Attributes the file system would not take, by name: `xattr user.x: 3 files`.
+    pub warnings: Vec<String>,
+}
+
+/// Something an import tells while it runs.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ImportEvent {
+    /// An image was found in the archive.
+    Image {
+        /// Its identity.
+        id: Digest,
+        /// Number of its layers.
+        layers: u64,
+    },
+    /// A layer is there already.
+    Shared {
+        /// Its place, from 1.
+        index: u64,
+        /// Which.
+        diff_id: Digest,
+    },
+    /// A layer is being unpacked.
+    Layer {
+        /// Its place, from 1.
+        index: u64,
+        /// Which.
+        diff_id: Digest,
+        /// Bytes of its blob as stored in the archive.
+        size: Bytes,
+    },
+    /// So many bytes of the layer's blob have been read.
+    Progress {
+        /// Since the layer's begin.
+        done: Bytes,
+    },
+    /// The layer is sealed.
+    Sealed {
+        /// Which.
+        diff_id: Digest,
+        /// Bytes of its uncompressed archive.
+        size: Bytes,
+        /// Entries in it.
+        entries: u64,
+    },
+}
+
+/// `container list` and `container inspect`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ContainerReport {
+    /// Its name.
+    pub name: ContainerName,
+    /// Name of the image when it was made.
+    pub image: String,
+    /// Identity of the image.
+    pub image_id: Digest,
+    /// Its volume in the catalogue.
+    pub volume: VolumeId,
+    /// Its id in the pool.
+    pub thin_id: ThinId,
+    /// Size of its device.
+    pub size: Bytes,
+    /// Bytes mapped in the pool, shared ones included, while it is active.
+    pub mapped: Option<Bytes>,
+    /// Its file system.
+    pub fs: FsType,
+    /// Its file system's uuid (the base's).
+    pub fs_uuid: Option<String>,
+    /// When it was made, in seconds since 1970.
+    pub created_at: u64,
+    /// Its block device, while active.
+    pub device: Option<PathBuf>,
+    /// The device's number, while active.
+    pub devno: Option<DevNo>,
+    /// Where it is mounted.
+    pub mounts: Vec<PathBuf>,
+}
+
+/// What a device of ours is for.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The thin-pool itself.
+    Pool,
+    /// A volume on it.
+    #[serde(untagged)]
+    Volume(VolumeKind),
+}
+
+impl std::fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pool => f.pad("pool"),
+            Self::Volume(kind) => kind.fmt(f),
+        }
+    }
+}
+
+/// `device list` and `device inspect`.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceReport {
+    /// Its dm name.
+    pub name: DmName,
+    /// Its dm uuid.
+    pub uuid: DmUuid,
+    /// What it is for.
+    pub kind: DeviceKind,
+    /// Pool it belongs to, where that pool is in our root.
+    pub pool: Option<PoolName>,
+    /// Whose it is: a container's name, a layer's or the base's volume; none if nobody knows it.
+    pub owner: Option<String>,
+    /// Its number.
+    pub devno: DevNo,
+    /// Its node, if the node leads to it.
+    pub node: Option<PathBuf>,
+    /// Size of the device.
+    pub size: Bytes,
+    /// Live table, a line each as `dmsetup table` prints it.
+    pub table: Vec<String>,
+    /// Status, a line each as `dmsetup status` prints it.
+    pub status: Vec<String>,
+    /// How many hold it open.
+    pub open_count: u32,
+    /// The event counter.
+    pub event_nr: u32,
+    /// Whether it is suspended.
+    pub suspended: bool,
+    /// Whether it is read-only.
+    pub read_only: bool,
+    /// Whether the kernel removes it at its last close.
+    pub deferred_remove: bool,
+    /// Devices below it.
+    pub below: Vec<DevNo>,
+    /// Where it is mounted.
+    pub mounts: Vec<PathBuf>,
+}
+
+/// How a check of `doctor` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Works, but see the hint.
+    Warn,
+    /// The main job will not work.
+    Fail,
+}
+
+/// One check of `doctor`.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckReport {
+    /// What was looked at.
+    pub check: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// What removing an image took away.
+#[derive(Debug, Clone, Serialize)]
+pub struct RemovedImage {
+    /// Digest of its configuration.
+    pub id: Digest,
+    /// Names that went.
+    pub names: Vec<ImageRef>,
+    /// Whether the image itself went, or only one of its names.
+    pub removed: bool,
+    /// Layers that nothing else needed and that went with it.
+    pub layers_removed: u64,
+}
+
+/// A layer with what stands on it, for `image tree`.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerTree {
+    /// The layer.
+    pub layer: LayerReport,
+    /// Images whose top layer it is: their names, or their id where they have none.
+    pub images: Vec<String>,
+    /// Containers that stand on it.
+    pub containers: Vec<ContainerName>,
+    /// Layers above it.
+    pub children: Vec<LayerTree>,
+}

@@ -1,0 +1,26 @@
+//! Where a tar stream's bytes come from, in buffers the reader looks into without copying.
+
+use crate::image::ImageError;
+
+/// A source of bytes.
+pub(in crate::image) trait Input {
+    /// The bytes at hand; empty at the end of the stream only.
+    fn fill(&mut self) -> Result<&[u8], ImageError>;
+
+    /// Marks `n` of the bytes at hand as used.
+    fn consume(&mut self, n: usize);
+
+    /// Passes over `n` bytes; false where the stream ends before.
+    fn skip(&mut self, mut n: u64) -> Result<bool, ImageError> {
+        while n > 0 {
+            let here = self.fill()?.len();
+            if here == 0 {
+                return Ok(false);
+            }
+            let step = here.min(usize::try_from(n).unwrap_or(usize::MAX));
+            self.consume(step);
+            n = n.saturating_sub(u64::try_from(step).unwrap_or(n));
+        }
+        Ok(true)
+    }
+}

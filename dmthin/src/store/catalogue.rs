@@ -1,0 +1,310 @@
+//! The file: making it, opening it, transactions on it, checking it, deleting it.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rustix::fs::{CWD, RenameFlags};
+
+use crate::store::error::{Corruption, CorruptionKind, Fault, Outcome, StoreError};
+use crate::store::record::NewPool;
+use crate::store::schema::{self, Format};
+use crate::store::{containers, images, layers, pool, row};
+
+/// How long a writer waits for another process's write. A write takes one or two flushes of the
+/// disk, so a machine this slow has other troubles.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pages in the WAL after which a commit copies them into the file. The first process to open a
+/// catalogue reads all of the WAL, so it is kept to about 1 MiB.
+const WAL_PAGES: u32 = 256;
+
+/// Statements kept prepared: more than there are.
+const STATEMENTS: usize = 64;
+
+/// Whether a commit waits for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// On the disk when the call returns.
+    Durable,
+    /// In order after all earlier commits, and on the disk with the next durable one. A power cut
+    /// before that loses it; a crash of the process does not.
+    Lazy,
+}
+
+/// An open catalogue. Every verb is one transaction; clones of it do not exist, share it by
+/// reference between threads.
+#[derive(Debug)]
+pub struct Catalogue {
+    path: PathBuf,
+    db: Mutex<Connection>,
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn io_error(what: &'static str, path: &Path, source: io::Error) -> StoreError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace { path },
+        _ => StoreError::Io { what, path, source },
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| io_error("flush", path, error))
+}
+
+fn sync_directory_of(path: &Path) -> Result<(), StoreError> {
+    match path.parent() {
+        Some(directory) if directory.as_os_str().is_empty() => sync(Path::new(".")),
+        Some(directory) => sync(directory),
+        None => Ok(()),
+    }
+}
+
+fn connect(path: &Path) -> Outcome<Connection> {
+    // Without CREATE: opening never makes a catalogue. Without URI: a path is a path.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Else a value bound anew has the planner look at a kept statement anew.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    db.pragma_update(None, "trusted_schema", false)?;
+    db.pragma_update(None, "cell_size_check", true)?;
+    Ok(db)
+}
+
+/// Makes the whole catalogue in an existing, empty file that nobody else knows of.
+fn fill(path: &Path, new: &NewPool) -> Outcome<()> {
+    let mut db = connect(path)?;
+    // A half-made file is thrown away, so it needs no journal of its own.
+    db.pragma_update(None, "journal_mode", "OFF")?;
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    schema::migrate(&tx, schema::STEPS)?;
+    pool::insert(&tx, new)?;
+    tx.commit()?;
+    // The mode is kept in the file. Switching an open catalogue would race between processes;
+    // here is nobody to race with.
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.close().map_err(|(_, error)| error)?;
+    Ok(())
+}
+
+impl Catalogue {
+    /// Makes the catalogue of a new pool at `path`, mode 0600, and opens it. The caller holds the
+    /// pool's lock. A crash leaves either the whole catalogue or none.
+    ///
+    /// # Errors
+    /// [`StoreError::CatalogueExists`]; [`StoreError::TooLarge`] and [`StoreError::PathNotUtf8`]
+    /// for what the format cannot hold; or the file's own troubles.
+    pub fn create(path: impl AsRef<Path>, new: &NewPool) -> Result<Self, StoreError> {
+        let path = path.as_ref();
+        let exists = || StoreError::CatalogueExists {
+            path: path.to_owned(),
+        };
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(exists());
+        }
+        let draft = beside(path, ".new");
+        remove(&draft)?;
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&draft)
+            .map_err(|error| io_error("create", &draft, error))
+            .and_then(|_| fill(&draft, new).map_err(|fault| fault.at(&draft)))
+            .and_then(|()| sync(&draft))
+            // A WAL left by an earlier catalogue of this name would be taken for this one's.
+            .and_then(|()| remove(&beside(path, "-wal")))
+            .and_then(|()| remove(&beside(path, "-shm")))
+            .and_then(|()| {
+                rustix::fs::renameat_with(CWD, &draft, CWD, path, RenameFlags::NOREPLACE).map_err(
+                    |errno| match errno {
+                        rustix::io::Errno::EXIST => exists(),
+                        errno => io_error("create", path, errno.into()),
+                    },
+                )
+            })
+            .and_then(|()| sync_directory_of(path));
+        match made {
+            Ok(()) => Self::open(path),
+            Err(error) => {
+                // What was wrong is worth more than a left-over draft, which the next try removes.
+                let _ = remove(&draft);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens an existing catalogue, migrating it where it has an older format.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Corrupt`], [`StoreError::NewerFormat`],
+    /// [`StoreError::Busy`], or the file's own troubles.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let path = path.as_ref();
+        // Only stat: a descriptor of our own on this file would, when closed, drop the locks that
+        // another connection of this process holds (fcntl locks are per process and inode).
+        let found = match fs::metadata(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::NotFound {
+                    path: path.to_owned(),
+                });
+            }
+            Err(error) => return Err(io_error("open", path, error)),
+        };
+        if !found.is_file() {
+            return Err(StoreError::Corrupt {
+                path: path.to_owned(),
+                corruption: Corruption(CorruptionKind::NotAFile),
+            });
+        }
+        let (db, format) = Self::attach(path).map_err(|fault| fault.at(path))?;
+        let catalogue = Self {
+            path: path.to_owned(),
+            db: Mutex::new(db),
+        };
+        match format {
+            Format::Current => {}
+            Format::Older => {
+                catalogue.write(Durability::Durable, |db| schema::migrate(db, schema::STEPS))?;
+            }
+            Format::Newer(found) => {
+                return Err(StoreError::NewerFormat {
+                    path: path.to_owned(),
+                    found,
+                    supported: schema::newest(schema::STEPS),
+                });
+            }
+        }
+        Ok(catalogue)
+    }
+
+    fn attach(path: &Path) -> Outcome<(Connection, Format)> {
+        let db = connect(path)?;
+        let format = schema::format(&db, schema::STEPS)?;
+        db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+        // A short command would pay two flushes of the disk for an empty WAL at its end.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        Ok((db, format))
+    }
+
+    /// Deletes the catalogue at `path` with its WAL. Idempotent. The caller holds the pool's lock
+    /// and has closed the catalogue.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn delete(path: impl AsRef<Path>) -> Result<(), StoreError> {
+        let path = path.as_ref();
+        for suffix in ["", "-wal", "-shm", ".new"] {
+            remove(&beside(path, suffix))?;
+        }
+        sync_directory_of(path)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Checks the whole file: its pages, its references and that every row reads as a record.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] with what is wrong.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.read(|db| {
+            let lines = row::all(db, "PRAGMA quick_check", (), |row| {
+                row.get::<_, String>(0).map_err(Fault::from)
+            })?;
+            if lines != ["ok"] {
+                return Err(CorruptionKind::Check(lines).into());
+            }
+            let dangling = row::first(
+                db,
+                "SELECT \"table\", count(*) FROM pragma_foreign_key_check GROUP BY \"table\"",
+                (),
+                |row| Ok((row.get(0)?, row.get::<_, u32>(1)?)),
+            )?;
+            if let Some((table, nr_rows)) = dangling {
+                let nr_rows = u64::from(nr_rows);
+                return Err(CorruptionKind::DanglingReference { table, nr_rows }.into());
+            }
+            pool::select(db)?;
+            let sql = format!("SELECT {} FROM volumes", row::VOLUME);
+            row::all(db, &sql, (), row::volume)?;
+            layers::all(db)?;
+            images::all(db)?;
+            containers::all(db)?;
+            Ok(())
+        })
+    }
+
+    /// A panic of another thread rolled its transaction back, so the connection is sound.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `body` on one consistent view.
+    pub(super) fn read<T>(
+        &self,
+        body: impl FnOnce(&Connection) -> Outcome<T>,
+    ) -> Result<T, StoreError> {
+        let mut db = self.lock();
+        let run = || -> Outcome<T> {
+            let tx = db.transaction_with_behavior(TransactionBehavior::Deferred)?;
+            body(&tx)
+        };
+        run().map_err(|fault| fault.at(&self.path))
+    }
+
+    /// Runs `body` as one write transaction. An error in it, or in the commit, undoes all of it.
+    pub(super) fn write<T>(
+        &self,
+        durability: Durability,
+        body: impl FnOnce(&Connection) -> Outcome<T>,
+    ) -> Result<T, StoreError> {
+        let mut db = self.lock();
+        let run = || -> Outcome<T> {
+            // Set each time, for it cannot be set inside the transaction it is for.
+            db.pragma_update(
+                None,
+                "synchronous",
+                match durability {
+                    Durability::Durable => "FULL",
+                    Durability::Lazy => "NORMAL",
+                },
+            )?;
+            let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = body(&tx)?;
+            tx.commit()?;
+            Ok(value)
+        };
+        run().map_err(|fault| fault.at(&self.path))
+    }
+}

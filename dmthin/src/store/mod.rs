@@ -1,0 +1,57 @@
+//! The catalogue: what a pool holds, by name, in one SQL file that several processes share.
+//!
+//! The kernel's thin pool is the truth for blocks, the catalogue is the truth for names. Every
+//! operation of the library first writes its intent here, durably, then acts on the kernel, then
+//! records the result; what a crash leaves between these steps is in [`Catalogue::unsettled`] and
+//! is settled by looking at the kernel.
+//!
+//! # Invariants
+//! - A write is one transaction, begun `IMMEDIATE`; an error inside rolls all of it back. No
+//!   transaction outlives a call, so none is ever held across a call into the kernel.
+//! - A write is on the disk when the call returns, except where its documentation says *lazy*:
+//!   those are what recovery can derive again from the pool.
+//! - Volume ids and thin ids rise and are never given twice.
+//! - A volume changes state only as `state.rs` allows. A volume in state deleting has no
+//!   layer and no container row: its chain id and its name are free.
+//! - A catalogue is there whole or not at all: it is made under another name and renamed.
+//!
+//! # Format 1
+//! `application_id` is `0x44544331` ("DTC1"), `user_version` is the format. All tables are
+//! `STRICT`; sizes are bytes, times are unix seconds, digests are `sha256:` and 64 digits.
+//!
+//! | table | one row is | columns |
+//! |---|---|---|
+//! | `pool` | the pool (one row) | `name` `uuid` `created_at`, `block_size`, `low_water` (data blocks), `data_kind` `data_at` `data_size`, `metadata_kind` `metadata_at` `metadata_size` (kind `file`: a name beside the catalogue, `device`: a path), `zeroing`, `base_size`, `fs`, `mkfs_args` (JSON array), `state`, `generation`, `pending_generation`, `next_thin_id` (2^24: spent) |
+//! | `volumes` | a thin device | `id`, `thin_id`, `kind` (`base` `layer` `container`), `state` (`creating` `ready` `deleting`), `parent` (a volume), `size`, `fs`, `fs_uuid`, `created_at`, `active` |
+//! | `layers` | a sealed layer | `volume`, `chain_id` (unique), `diff_id`, `parent_chain`, `tar_bytes`, `nr_entries` |
+//! | `images` | an image | `id`, `config_digest` (unique), `manifest_digest`, `config` (the bytes), `architecture`, `os`, `created` (as the config says), `imported_at` |
+//! | `image_layers` | a layer of an image | `image`, `position` (0 is the lowest), `layer` |
+//! | `refs` | a name of an image | `name` (with its tag), `image` |
+//! | `containers` | a container | `volume`, `name` (unique), `image`, `image_name` (at creation) |
+//!
+//! The file is in WAL mode: `catalogue.db-wal` and `catalogue.db-shm` beside it are part of it.
+
+mod catalogue;
+mod containers;
+mod error;
+mod images;
+mod layers;
+mod pool;
+mod record;
+mod row;
+mod schema;
+mod state;
+mod timestamp;
+mod volumes;
+
+#[cfg(test)]
+mod tests;
+
+pub use catalogue::Catalogue;
+pub use error::{Corruption, StoreError};
+pub use record::{
+    AddedImage, BackingRecord, ContainerRecord, Counts, ImageRecord, LayerRecord, NewContainer,
+    NewImage, NewPool, NewVolume, PoolRecord, RemovedImage, SealedLayer, VolumeRecord,
+};
+pub use state::{GenerationCheck, PoolState, VolumeState};
+pub use timestamp::Timestamp;

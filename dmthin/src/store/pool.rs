@@ -1,0 +1,229 @@
+//! The one row about the pool, and the generation that pairs it with the pool's superblock.
+
+use rusqlite::{Connection, named_params};
+
+use crate::ids::{ThinId, TransactionId};
+use crate::store::catalogue::{Catalogue, Durability};
+use crate::store::error::{CorruptionKind, Outcome, StoreError};
+use crate::store::record::{BackingRecord, Counts, NewPool, PoolRecord};
+use crate::store::row::{self, Cells, generation_key, to_sql};
+use crate::store::state::PoolState;
+use crate::store::timestamp::Timestamp;
+use crate::units::BlockSize;
+use crate::units::DataBlocks;
+
+fn backing_columns(backing: &BackingRecord) -> Outcome<(&'static str, &str)> {
+    match backing {
+        BackingRecord::File { name } => Ok(("file", name)),
+        BackingRecord::Device { path } => match path.to_str() {
+            Some(text) => Ok(("device", text)),
+            None => Err(StoreError::PathNotUtf8 { path: path.clone() }.into()),
+        },
+    }
+}
+
+fn backing(cells: &Cells<'_>, kind: &'static str, at: &'static str) -> Outcome<BackingRecord> {
+    let place: String = cells.raw(at)?;
+    match cells.raw::<String>(kind)?.as_str() {
+        "file" => Ok(BackingRecord::File { name: place }),
+        "device" => Ok(BackingRecord::Device { path: place.into() }),
+        _ => Err(cells.bad(kind)),
+    }
+}
+
+pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
+    let (data_kind, data_at) = backing_columns(&new.data)?;
+    let (metadata_kind, metadata_at) = backing_columns(&new.metadata)?;
+    row::run(
+        db,
+        "INSERT INTO pool VALUES (1, :name, :uuid, :created_at, :block_size, :low_water,
+            :data_kind, :data_at, :data_size, :metadata_kind, :metadata_at, :metadata_size,
+            :zeroing, :base_size, :fs, :mkfs_args, 'creating', 0, NULL, 0)",
+        named_params! {
+            ":name": new.name.as_str(),
+            ":uuid": new.uuid.to_string(),
+            ":created_at": to_sql("a time", Timestamp::now().to_unix())?,
+            ":block_size": to_sql("a block size", new.block_size.to_bytes().get())?,
+            ":low_water": to_sql("a low-water mark", new.low_water.get())?,
+            ":data_kind": data_kind,
+            ":data_at": data_at,
+            ":data_size": to_sql("a size", new.data_size.get())?,
+            ":metadata_kind": metadata_kind,
+            ":metadata_at": metadata_at,
+            ":metadata_size": to_sql("a size", new.metadata_size.get())?,
+            ":zeroing": new.zeroing,
+            ":base_size": to_sql("a size", new.base_size.get())?,
+            ":fs": new.fs.as_str(),
+            ":mkfs_args": serde_json::Value::from(new.mkfs_args.clone()).to_string(),
+        },
+    )?;
+    Ok(())
+}
+
+pub(super) fn select(db: &Connection) -> Outcome<PoolRecord> {
+    row::first(db, "SELECT * FROM pool", (), |row| {
+        let cells = Cells::new(row, "pool");
+        let mkfs_args: String = cells.raw("mkfs_args")?;
+        // 2^24, one past the last, is written when the last one is taken.
+        let next = cells.number("next_thin_id")?;
+        Ok(PoolRecord {
+            name: cells.text("name")?,
+            uuid: cells.text("uuid")?,
+            created_at: cells.timestamp("created_at")?,
+            block_size: BlockSize::from_bytes(cells.bytes("block_size")?)
+                .map_err(|_| cells.bad("block_size"))?,
+            low_water: DataBlocks::new(cells.number("low_water")?),
+            data: backing(&cells, "data_kind", "data_at")?,
+            data_size: cells.bytes("data_size")?,
+            metadata: backing(&cells, "metadata_kind", "metadata_at")?,
+            metadata_size: cells.bytes("metadata_size")?,
+            zeroing: cells.raw("zeroing")?,
+            base_size: cells.bytes("base_size")?,
+            fs: cells.text("fs")?,
+            mkfs_args: serde_json::from_str(&mkfs_args).map_err(|_| cells.bad("mkfs_args"))?,
+            state: cells.text("state")?,
+            generation: TransactionId::new(cells.number("generation")?),
+            pending_generation: cells
+                .number_or_null("pending_generation")?
+                .map(TransactionId::new),
+            next_thin_id: ThinId::new(next).ok(),
+        })
+    })?
+    .ok_or_else(|| CorruptionKind::NoPoolRow.into())
+}
+
+/// Takes the next thin id, for good once the transaction is committed.
+pub(super) fn take_thin_id(db: &Connection) -> Outcome<ThinId> {
+    let pool = select(db)?;
+    if pool.state == PoolState::Destroying {
+        return Err(StoreError::PoolDestroying.into());
+    }
+    let id = pool.next_thin_id.ok_or(StoreError::ThinIdsSpent)?;
+    row::run(
+        db,
+        "UPDATE pool SET next_thin_id = ?1",
+        [id.get().saturating_add(1)],
+    )?;
+    Ok(id)
+}
+
+impl Catalogue {
+    /// The pool as recorded.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn pool(&self) -> Result<PoolRecord, StoreError> {
+        self.read(select)
+    }
+
+    /// How much of everything there is, in one consistent view.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn counts(&self) -> Result<Counts, StoreError> {
+        self.read(|db| {
+            let counts = row::first(
+                db,
+                "SELECT (SELECT count(*) FROM images) AS nr_images,
+                    count(*) FILTER (WHERE state = 'ready' AND kind = 'base') AS nr_bases,
+                    count(*) FILTER (WHERE state = 'ready' AND kind = 'layer') AS nr_layers,
+                    count(*) FILTER (WHERE state = 'ready' AND kind = 'container')
+                        AS nr_containers,
+                    count(*) FILTER (WHERE state = 'ready' AND kind = 'container' AND active)
+                        AS nr_active,
+                    count(*) FILTER (WHERE state = 'creating') AS nr_creating,
+                    count(*) FILTER (WHERE state = 'deleting') AS nr_deleting
+                FROM volumes",
+                (),
+                |row| {
+                    let cells = Cells::new(row, "volumes");
+                    Ok(Counts {
+                        nr_images: cells.number("nr_images")?,
+                        nr_bases: cells.number("nr_bases")?,
+                        nr_layers: cells.number("nr_layers")?,
+                        nr_containers: cells.number("nr_containers")?,
+                        nr_active: cells.number("nr_active")?,
+                        nr_creating: cells.number("nr_creating")?,
+                        nr_deleting: cells.number("nr_deleting")?,
+                    })
+                },
+            )?;
+            Ok(counts.unwrap_or_default())
+        })
+    }
+
+    /// Puts the pool into another state.
+    ///
+    /// # Errors
+    /// [`StoreError::PoolTransition`].
+    pub fn set_pool_state(&self, to: PoolState) -> Result<(), StoreError> {
+        self.write(Durability::Durable, |db| {
+            let from = select(db)?.state;
+            if !from.may_become(to) {
+                return Err(StoreError::PoolTransition { from, to }.into());
+            }
+            row::run(db, "UPDATE pool SET state = ?1", [to.as_str()])?;
+            Ok(())
+        })
+    }
+
+    /// Records that the pool is about to go from transaction id `from` to the one returned, which
+    /// is then to be sent to the pool and confirmed here. Idempotent until confirmed.
+    ///
+    /// # Errors
+    /// [`StoreError::Generation`] where `from` is not the recorded generation.
+    pub fn begin_generation(&self, from: TransactionId) -> Result<TransactionId, StoreError> {
+        self.write(Durability::Durable, |db| {
+            let pool = select(db)?;
+            if from != pool.generation {
+                return Err(StoreError::Generation {
+                    found: from,
+                    generation: pool.generation,
+                    pending: pool.pending_generation,
+                }
+                .into());
+            }
+            let pending = from.next().ok_or(StoreError::TooLarge {
+                what: "a generation",
+                value: from.get(),
+            })?;
+            row::run(
+                db,
+                "UPDATE pool SET pending_generation = ?1",
+                [generation_key(pending)?],
+            )?;
+            Ok(pending)
+        })
+    }
+
+    /// Records that the pool has the transaction id that was pending. Lazy: a power cut may undo
+    /// it, and the pool's transaction id then says so again ([`GenerationCheck::PendingDone`]).
+    /// Confirming the recorded generation once more changes nothing.
+    ///
+    /// [`GenerationCheck::PendingDone`]: super::GenerationCheck::PendingDone
+    ///
+    /// # Errors
+    /// [`StoreError::Generation`] where it is not the pending one.
+    pub fn confirm_generation(&self, reached: TransactionId) -> Result<(), StoreError> {
+        self.write(Durability::Lazy, |db| {
+            let pool = select(db)?;
+            match pool.pending_generation {
+                None if reached == pool.generation => Ok(()),
+                Some(pending) if reached == pending => {
+                    row::run(
+                        db,
+                        "UPDATE pool SET generation = ?1, pending_generation = NULL",
+                        [generation_key(reached)?],
+                    )?;
+                    Ok(())
+                }
+                pending => Err(StoreError::Generation {
+                    found: reached,
+                    generation: pool.generation,
+                    pending,
+                }
+                .into()),
+            }
+        })
+    }
+}

@@ -1,0 +1,288 @@
+//! What the catalogue's verbs take and give.
+
+use std::path::PathBuf;
+
+use crate::ids::{
+    ContainerName, Digest, FsType, ImageId, ImageRef, PoolName, PoolUuid, ThinId, TransactionId,
+    VolumeId, VolumeKind,
+};
+use crate::store::state::{GenerationCheck, PoolState, VolumeState};
+use crate::store::timestamp::Timestamp;
+use crate::units::{BlockSize, Bytes, DataBlocks};
+
+/// Where a pool's data or metadata lies.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum BackingRecord {
+    /// A sparse file beside the catalogue.
+    File {
+        /// Its name in the catalogue's directory.
+        name: String,
+    },
+    /// A block device.
+    Device {
+        /// Its path, best one that survives a reboot.
+        path: PathBuf,
+    },
+}
+
+/// A pool to be recorded. It starts in [`PoolState::Creating`], at generation 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPool {
+    /// Its name.
+    pub name: PoolName,
+    /// Its uuid, part of its devices' dm uuids.
+    pub uuid: PoolUuid,
+    /// The unit of allocation.
+    pub block_size: BlockSize,
+    /// Free data blocks below which the kernel raises an event.
+    pub low_water: DataBlocks,
+    /// Where the data lies.
+    pub data: BackingRecord,
+    /// How long the data device is.
+    pub data_size: Bytes,
+    /// Where the metadata lies.
+    pub metadata: BackingRecord,
+    /// How long the metadata device is.
+    pub metadata_size: Bytes,
+    /// Whether the kernel zeroes a block before its first use; off for a single tenant.
+    pub zeroing: bool,
+    /// The size of the base volume.
+    pub base_size: Bytes,
+    /// The file system of the base volume.
+    pub fs: FsType,
+    /// Further arguments for mkfs.
+    pub mkfs_args: Vec<String>,
+}
+
+/// The pool as recorded.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PoolRecord {
+    /// Its name.
+    pub name: PoolName,
+    /// Its uuid, part of its devices' dm uuids.
+    pub uuid: PoolUuid,
+    /// When the catalogue was made.
+    pub created_at: Timestamp,
+    /// The unit of allocation.
+    pub block_size: BlockSize,
+    /// Free data blocks below which the kernel raises an event.
+    pub low_water: DataBlocks,
+    /// Where the data lies.
+    pub data: BackingRecord,
+    /// How long the data device is.
+    pub data_size: Bytes,
+    /// Where the metadata lies.
+    pub metadata: BackingRecord,
+    /// How long the metadata device is.
+    pub metadata_size: Bytes,
+    /// Whether the kernel zeroes a block before its first use; off for a single tenant.
+    pub zeroing: bool,
+    /// The size of the base volume.
+    pub base_size: Bytes,
+    /// The file system of the base volume.
+    pub fs: FsType,
+    /// Further arguments for mkfs.
+    pub mkfs_args: Vec<String>,
+    /// How far it is.
+    pub state: PoolState,
+    /// The transaction id the pool should have.
+    pub generation: TransactionId,
+    /// The transaction id the pool is about to be given.
+    pub pending_generation: Option<TransactionId>,
+    /// The thin id the next volume gets; `None` when all are spent.
+    pub next_thin_id: Option<ThinId>,
+}
+
+impl PoolRecord {
+    /// Compares the transaction id found in the pool with this record.
+    #[must_use]
+    pub fn check_generation(&self, found: TransactionId) -> GenerationCheck {
+        GenerationCheck::new(found, self.generation, self.pending_generation)
+    }
+}
+
+/// A volume to be recorded that is no container's ([`NewContainer`] is for those).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewVolume {
+    /// The empty file system of a size class.
+    Base {
+        /// Its file system.
+        fs: FsType,
+        /// Its length.
+        size: Bytes,
+    },
+    /// A layer to be: a snapshot of its parent, as long as it and with its file system.
+    Layer {
+        /// The base or the layer below.
+        parent: VolumeId,
+    },
+}
+
+/// A volume as recorded.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct VolumeRecord {
+    /// Its identity, part of its dm uuid.
+    pub id: VolumeId,
+    /// The thin device's number in the pool.
+    pub thin_id: ThinId,
+    /// What it is for.
+    pub kind: VolumeKind,
+    /// How far it is.
+    pub state: VolumeState,
+    /// The volume it is a snapshot of; `None` for a base, and once the parent is forgotten.
+    pub parent: Option<VolumeId>,
+    /// Its length.
+    pub size: Bytes,
+    /// Its file system.
+    pub fs: FsType,
+    /// The file system's uuid, where it is known; a snapshot starts with its parent's.
+    pub fs_uuid: Option<String>,
+    /// When its intent was written.
+    pub created_at: Timestamp,
+    /// Whether its device is handed out, and so is to be activated when the pool is opened.
+    pub active: bool,
+}
+
+/// What a layer holds.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LayerRecord {
+    /// The digest of the stack up to and with it.
+    pub chain_id: Digest,
+    /// The digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// The chain id of the layer below; `None` on the base.
+    pub parent_chain: Option<Digest>,
+    /// The length of its uncompressed tar.
+    pub tar_bytes: Bytes,
+    /// How many entries its tar has.
+    pub nr_entries: u64,
+}
+
+/// A layer and the volume that holds it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SealedLayer {
+    /// The volume: everything up to and with this layer.
+    pub volume: VolumeRecord,
+    /// What the layer holds.
+    pub layer: LayerRecord,
+}
+
+/// An image to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImage {
+    /// The digest of the config: the image's identity.
+    pub config_digest: Digest,
+    /// The digest of the manifest, where it came with one.
+    pub manifest_digest: Option<Digest>,
+    /// The config's bytes, JSON.
+    pub config: Vec<u8>,
+    /// As the config says, like `amd64`.
+    pub architecture: String,
+    /// As the config says, like `linux`.
+    pub os: String,
+    /// When it was made, as the config says.
+    pub created: Option<String>,
+    /// Its sealed layers, the lowest first.
+    pub layers: Vec<VolumeId>,
+    /// Names it goes by; one without a tag gets `:latest`. A name another image has is moved.
+    pub names: Vec<ImageRef>,
+}
+
+/// What became of an image handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddedImage {
+    /// It is new.
+    Created(ImageId),
+    /// It was there; the names were added to it.
+    Existing(ImageId),
+}
+
+impl AddedImage {
+    /// The image, either way.
+    #[must_use]
+    pub const fn id(self) -> ImageId {
+        match self {
+            Self::Created(id) | Self::Existing(id) => id,
+        }
+    }
+}
+
+/// An image as recorded. Its config is had by [`Catalogue::image_config`], its layers by
+/// [`Catalogue::image_layers`].
+///
+/// [`Catalogue::image_config`]: super::Catalogue::image_config
+/// [`Catalogue::image_layers`]: super::Catalogue::image_layers
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ImageRecord {
+    /// Its number in the catalogue.
+    pub id: ImageId,
+    /// The digest of the config.
+    pub config_digest: Digest,
+    /// The digest of the manifest, where it came with one.
+    pub manifest_digest: Option<Digest>,
+    /// As the config says, like `amd64`.
+    pub architecture: String,
+    /// As the config says, like `linux`.
+    pub os: String,
+    /// When it was made, as the config says.
+    pub created: Option<String>,
+    /// When it was recorded.
+    pub imported_at: Timestamp,
+    /// Names it goes by, sorted; none once all were moved to other images.
+    pub names: Vec<ImageRef>,
+}
+
+/// What a removed image leaves to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovedImage {
+    /// The image as it was.
+    pub image: ImageRecord,
+    /// The layers nothing else needs, now in [`VolumeState::Deleting`], the topmost first.
+    pub volumes: Vec<VolumeRecord>,
+}
+
+/// A container to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewContainer {
+    /// Its name.
+    pub name: ContainerName,
+    /// The image whose top layer it is a snapshot of.
+    pub image: ImageId,
+    /// What the user called the image; kept for the screen.
+    pub image_name: String,
+    /// The volume's length; `None` for that of the top layer.
+    pub size: Option<Bytes>,
+}
+
+/// A container as recorded.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ContainerRecord {
+    /// Its name.
+    pub name: ContainerName,
+    /// Its image.
+    pub image: ImageId,
+    /// What the image was called when it was made.
+    pub image_name: String,
+    /// Its writable volume; the volume's `created_at` is the container's.
+    pub volume: VolumeRecord,
+}
+
+/// How much of everything there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Images.
+    pub nr_images: u64,
+    /// Base volumes that are ready.
+    pub nr_bases: u64,
+    /// Layers that are sealed.
+    pub nr_layers: u64,
+    /// Containers that are ready.
+    pub nr_containers: u64,
+    /// Containers that are ready and active.
+    pub nr_active: u64,
+    /// Volumes of any kind in state creating.
+    pub nr_creating: u64,
+    /// Volumes of any kind in state deleting.
+    pub nr_deleting: u64,
+}

@@ -1,0 +1,137 @@
+//! The tables, and how a file of an older format becomes one of ours.
+
+use rusqlite::Connection;
+
+use crate::store::error::{CorruptionKind, Outcome};
+
+/// "DTC1": tells a catalogue from any other database.
+pub(super) const APPLICATION_ID: i32 = 0x4454_4331;
+
+/// Step n makes format n + 1 out of format n; an empty file is format 0.
+pub(super) const STEPS: &[&str] = &["
+CREATE TABLE pool (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    name TEXT NOT NULL,
+    uuid TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    block_size INTEGER NOT NULL,
+    low_water INTEGER NOT NULL,
+    data_kind TEXT NOT NULL CHECK (data_kind IN ('file', 'device')),
+    data_at TEXT NOT NULL,
+    data_size INTEGER NOT NULL,
+    metadata_kind TEXT NOT NULL CHECK (metadata_kind IN ('file', 'device')),
+    metadata_at TEXT NOT NULL,
+    metadata_size INTEGER NOT NULL,
+    zeroing INTEGER NOT NULL CHECK (zeroing IN (0, 1)),
+    base_size INTEGER NOT NULL,
+    fs TEXT NOT NULL,
+    mkfs_args TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'destroying')),
+    generation INTEGER NOT NULL CHECK (generation >= 0),
+    pending_generation INTEGER CHECK (pending_generation = generation + 1),
+    next_thin_id INTEGER NOT NULL CHECK (next_thin_id BETWEEN 0 AND 16777216)
+) STRICT;
+
+CREATE TABLE volumes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    thin_id INTEGER NOT NULL UNIQUE CHECK (thin_id BETWEEN 0 AND 16777215),
+    kind TEXT NOT NULL CHECK (kind IN ('base', 'layer', 'container')),
+    state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'deleting')),
+    parent INTEGER REFERENCES volumes (id) ON DELETE SET NULL,
+    size INTEGER NOT NULL CHECK (size >= 0),
+    fs TEXT NOT NULL,
+    fs_uuid TEXT,
+    created_at INTEGER NOT NULL,
+    active INTEGER NOT NULL CHECK (active IN (0, 1))
+) STRICT;
+CREATE INDEX volumes_by_parent ON volumes (parent);
+CREATE INDEX volumes_unsettled ON volumes (id) WHERE state != 'ready';
+CREATE UNIQUE INDEX one_base_per_class ON volumes (fs, size)
+    WHERE kind = 'base' AND state = 'ready';
+
+CREATE TABLE layers (
+    volume INTEGER PRIMARY KEY REFERENCES volumes (id) ON DELETE CASCADE,
+    chain_id TEXT NOT NULL UNIQUE,
+    diff_id TEXT NOT NULL,
+    parent_chain TEXT,
+    tar_bytes INTEGER NOT NULL CHECK (tar_bytes >= 0),
+    nr_entries INTEGER NOT NULL CHECK (nr_entries >= 0)
+) STRICT;
+
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    config_digest TEXT NOT NULL UNIQUE,
+    manifest_digest TEXT,
+    config BLOB NOT NULL,
+    architecture TEXT NOT NULL,
+    os TEXT NOT NULL,
+    created TEXT,
+    imported_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE image_layers (
+    image INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL CHECK (position >= 0),
+    layer INTEGER NOT NULL REFERENCES layers (volume),
+    PRIMARY KEY (image, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_layers_by_layer ON image_layers (layer);
+
+CREATE TABLE refs (
+    name TEXT PRIMARY KEY,
+    image INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refs_by_image ON refs (image);
+
+CREATE TABLE containers (
+    volume INTEGER PRIMARY KEY REFERENCES volumes (id) ON DELETE CASCADE,
+    name TEXT NOT NULL UNIQUE,
+    image INTEGER NOT NULL REFERENCES images (id),
+    image_name TEXT NOT NULL
+) STRICT;
+CREATE INDEX containers_by_image ON containers (image);
+"];
+
+/// What a file says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// One of ours, up to date.
+    Current,
+    /// One of ours, to be migrated.
+    Older,
+    /// From a newer version.
+    Newer(i32),
+}
+
+/// The format that `nr_steps` steps lead to.
+pub(super) fn newest(steps: &[&str]) -> i32 {
+    i32::try_from(steps.len()).unwrap_or(i32::MAX)
+}
+
+pub(super) fn format(db: &Connection, steps: &[&str]) -> Outcome<Format> {
+    let application_id: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if application_id != APPLICATION_ID || version < 1 {
+        return Err(CorruptionKind::NotACatalogue { application_id }.into());
+    }
+    Ok(match version.cmp(&newest(steps)) {
+        std::cmp::Ordering::Less => Format::Older,
+        std::cmp::Ordering::Equal => Format::Current,
+        std::cmp::Ordering::Greater => Format::Newer(version),
+    })
+}
+
+/// Takes the steps that are missing. Runs inside a write transaction: the version is read again
+/// there, for another process may have migrated meanwhile.
+pub(super) fn migrate(db: &Connection, steps: &[&str]) -> Outcome<()> {
+    let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let done = usize::try_from(version).unwrap_or(0);
+    for step in steps.iter().skip(done) {
+        db.execute_batch(step)?;
+    }
+    db.pragma_update(None, "application_id", APPLICATION_ID)?;
+    if done < steps.len() {
+        db.pragma_update(None, "user_version", newest(steps))?;
+    }
+    Ok(())
+}

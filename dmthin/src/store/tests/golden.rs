@@ -1,0 +1,180 @@
+//! A file of each released format is kept and must open for ever.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::ids::{FsType, ThinId, TransactionId, VolumeId, VolumeKind};
+use crate::store::tests::{
+    BASE_SIZE, Temp, checkpoint, container, digest, image, layer, pool, ready_base, reference,
+    stack,
+};
+use crate::store::{
+    Catalogue, Counts, NewContainer, NewImage, PoolState, Timestamp, VolumeRecord, VolumeState,
+};
+use crate::units::Bytes;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/store/1/catalogue.db")
+}
+
+/// The fixture where it may be written to.
+pub(super) fn golden_copy() -> (TempDir, PathBuf) {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("catalogue.db");
+    fs::copy(golden(), &path).unwrap();
+    (directory, path)
+}
+
+#[test]
+#[ignore = "writes fixtures/store/1, which is made once"]
+fn make_the_file_of_format_1() {
+    let catalogue = Temp::new();
+    catalogue.set_pool_state(PoolState::Ready).unwrap();
+    let base = ready_base(&catalogue).id;
+    catalogue
+        .set_fs_uuid(base, "01234567-89ab-cdef-0123-456789abcdef")
+        .unwrap();
+    let ids = stack(&catalogue, base, &[1, 2]);
+    let new = NewImage {
+        manifest_digest: Some(digest(0x33)),
+        ..image(0x11, &ids, &["debian:12", "debian"])
+    };
+    let added = catalogue.add_image(&new).unwrap().id();
+    let sized = NewContainer {
+        size: Some(Bytes::from_gib(20)),
+        ..container("web", added)
+    };
+    let web = catalogue.begin_container(&sized).unwrap().id;
+    catalogue.set_ready(web).unwrap();
+    catalogue.set_active(web, true).unwrap();
+    let old = catalogue
+        .begin_container(&container("old", added))
+        .unwrap()
+        .id;
+    catalogue.begin_deleting(old).unwrap();
+    catalogue.begin_container(&container("new", added)).unwrap();
+    catalogue.begin_generation(TransactionId::new(0)).unwrap();
+    catalogue.confirm_generation(TransactionId::new(1)).unwrap();
+    catalogue.begin_generation(TransactionId::new(1)).unwrap();
+    catalogue.sql(
+        "UPDATE pool SET created_at = 1700000000; UPDATE volumes SET created_at = 1700000000 + id;
+         UPDATE images SET imported_at = 1700000100",
+    );
+    checkpoint(&catalogue);
+    fs::create_dir_all(golden().parent().unwrap()).unwrap();
+    fs::copy(catalogue.path(), golden()).unwrap();
+}
+
+#[test]
+fn a_file_of_format_1_opens_and_says_what_was_written() {
+    let (_directory, path) = golden_copy();
+    let catalogue = Catalogue::open(&path).unwrap();
+    catalogue.check().unwrap();
+
+    let new = pool();
+    let record = catalogue.pool().unwrap();
+    assert_eq!(record.name, new.name);
+    assert_eq!(record.uuid, new.uuid);
+    assert_eq!(record.created_at, Timestamp::from_unix(1_700_000_000));
+    assert_eq!(
+        (record.block_size, record.low_water),
+        (new.block_size, new.low_water)
+    );
+    assert_eq!((record.data, record.data_size), (new.data, new.data_size));
+    assert_eq!(
+        (record.metadata, record.metadata_size),
+        (new.metadata, new.metadata_size)
+    );
+    assert_eq!(
+        (record.zeroing, record.base_size, record.fs),
+        (true, BASE_SIZE, FsType::Ext4)
+    );
+    assert_eq!(record.mkfs_args, new.mkfs_args);
+    assert_eq!(record.state, PoolState::Ready);
+    assert_eq!(record.generation, TransactionId::new(1));
+    assert_eq!(record.pending_generation, Some(TransactionId::new(2)));
+    assert_eq!(record.next_thin_id, ThinId::new(6).ok());
+
+    let volume = |id: u64, kind, state, parent: Option<u64>| VolumeRecord {
+        id: VolumeId::new(id),
+        thin_id: ThinId::new(id - 1).unwrap(),
+        kind,
+        state,
+        parent: parent.map(VolumeId::new),
+        size: BASE_SIZE,
+        fs: FsType::Ext4,
+        fs_uuid: Some("01234567-89ab-cdef-0123-456789abcdef".to_owned()),
+        created_at: Timestamp::from_unix(1_700_000_000 + id),
+        active: false,
+    };
+    let volumes = [
+        volume(1, VolumeKind::Base, VolumeState::Ready, None),
+        volume(2, VolumeKind::Layer, VolumeState::Ready, Some(1)),
+        volume(3, VolumeKind::Layer, VolumeState::Ready, Some(2)),
+        VolumeRecord {
+            size: Bytes::from_gib(20),
+            active: true,
+            ..volume(4, VolumeKind::Container, VolumeState::Ready, Some(3))
+        },
+        volume(5, VolumeKind::Container, VolumeState::Deleting, Some(3)),
+        volume(6, VolumeKind::Container, VolumeState::Creating, Some(3)),
+    ];
+    assert_eq!(catalogue.all_volumes().unwrap(), volumes);
+    assert_eq!(catalogue.unsettled().unwrap(), volumes[4..]);
+    let layers = catalogue.layers().unwrap();
+    assert_eq!(layers.len(), 2);
+    assert_eq!(
+        (&layers[0].volume, &layers[0].layer),
+        (&volumes[1], &layer(1, None))
+    );
+    assert_eq!(
+        (&layers[1].volume, &layers[1].layer),
+        (&volumes[2], &layer(2, Some(1)))
+    );
+
+    let found = catalogue.find_image("debian").unwrap();
+    assert_eq!(
+        (found.config_digest, found.manifest_digest),
+        (digest(0x11), Some(digest(0x33)))
+    );
+    assert_eq!(
+        (found.architecture.as_str(), found.os.as_str()),
+        ("amd64", "linux")
+    );
+    assert_eq!(found.created.as_deref(), Some("2024-01-02T03:04:05Z"));
+    assert_eq!(found.imported_at, Timestamp::from_unix(1_700_000_100));
+    assert_eq!(
+        found.names,
+        [reference("debian:12"), reference("debian:latest")]
+    );
+    assert_eq!(catalogue.image_config(found.id).unwrap(), b"{\"n\":17}");
+    assert_eq!(catalogue.image_layers(found.id).unwrap(), layers);
+
+    let containers = catalogue.containers().unwrap();
+    assert_eq!(
+        containers
+            .iter()
+            .map(|c| (c.name.as_str(), &c.volume))
+            .collect::<Vec<_>>(),
+        [("new", &volumes[5]), ("web", &volumes[3])]
+    );
+    assert!(
+        containers
+            .iter()
+            .all(|c| c.image == found.id && c.image_name == "debian:12")
+    );
+    assert_eq!(
+        catalogue.counts().unwrap(),
+        Counts {
+            nr_images: 1,
+            nr_bases: 1,
+            nr_layers: 2,
+            nr_containers: 1,
+            nr_active: 1,
+            nr_creating: 1,
+            nr_deleting: 1,
+        }
+    );
+}

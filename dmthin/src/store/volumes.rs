@@ -1,0 +1,338 @@
+//! Volumes: one row per thin device, from its intent until the kernel has deleted it.
+
+use rusqlite::{Connection, named_params};
+
+use crate::ids::{FsType, ImageId, VolumeId, VolumeKind};
+use crate::store::catalogue::{Catalogue, Durability};
+use crate::store::error::{Outcome, StoreError};
+use crate::store::pool;
+use crate::store::record::{NewVolume, VolumeRecord};
+use crate::store::row::{self, Cells, VOLUME, to_sql, volume_key};
+use crate::store::state::VolumeState;
+use crate::store::timestamp::Timestamp;
+use crate::units::Bytes;
+
+pub(super) fn find(db: &Connection, id: VolumeId) -> Outcome<VolumeRecord> {
+    row::first(
+        db,
+        &format!("SELECT {VOLUME} FROM volumes WHERE id = ?1"),
+        [volume_key(id)?],
+        row::volume,
+    )?
+    .ok_or_else(|| StoreError::VolumeNotFound { id }.into())
+}
+
+/// A volume that a snapshot can be taken of.
+pub(super) fn find_ready(db: &Connection, id: VolumeId) -> Outcome<VolumeRecord> {
+    let volume = find(db, id)?;
+    match volume.state {
+        VolumeState::Ready => Ok(volume),
+        state => Err(StoreError::VolumeNotReady { id, state }.into()),
+    }
+}
+
+/// Writes the intent of a new volume, with the next thin id.
+pub(super) fn insert(
+    db: &Connection,
+    kind: VolumeKind,
+    parent: Option<&VolumeRecord>,
+    fs: FsType,
+    size: Bytes,
+) -> Outcome<VolumeRecord> {
+    let thin_id = pool::take_thin_id(db)?;
+    row::run(
+        db,
+        "INSERT INTO volumes (thin_id, kind, state, parent, size, fs, fs_uuid, created_at, active)
+         VALUES (:thin_id, :kind, 'creating', :parent, :size, :fs, :fs_uuid, :created_at, 0)",
+        named_params! {
+            ":thin_id": thin_id.get(),
+            ":kind": kind.as_str(),
+            ":parent": parent.map(|p| volume_key(p.id)).transpose()?,
+            ":size": to_sql("a size", size.get())?,
+            ":fs": fs.as_str(),
+            ":fs_uuid": parent.and_then(|p| p.fs_uuid.as_deref()),
+            ":created_at": to_sql("a time", Timestamp::now().to_unix())?,
+        },
+    )?;
+    let sql = format!("SELECT {VOLUME} FROM volumes WHERE id = ?1");
+    let inserted = row::first(db, &sql, [db.last_insert_rowid()], row::volume)?;
+    Ok(inserted.ok_or(rusqlite::Error::QueryReturnedNoRows)?)
+}
+
+fn refuse_step(volume: &VolumeRecord, to: Option<VolumeState>) -> Outcome<()> {
+    if VolumeState::is_step(Some(volume.state), to) {
+        return Ok(());
+    }
+    Err(StoreError::VolumeTransition {
+        id: volume.id,
+        from: volume.state,
+        to,
+    }
+    .into())
+}
+
+/// Makes a volume ready. Its kind's own conditions are the caller's.
+pub(super) fn make_ready(db: &Connection, volume: &VolumeRecord) -> Outcome<()> {
+    refuse_step(volume, Some(VolumeState::Ready))?;
+    row::run(
+        db,
+        "UPDATE volumes SET state = 'ready' WHERE id = ?1",
+        [volume_key(volume.id)?],
+    )?;
+    Ok(())
+}
+
+/// Volumes that are not being deleted and are snapshots of this one.
+fn live_children(db: &Connection, id: VolumeId) -> Outcome<Vec<VolumeId>> {
+    row::all(
+        db,
+        "SELECT id FROM volumes WHERE parent = ?1 AND state != 'deleting' ORDER BY id",
+        [volume_key(id)?],
+        |row| Cells::new(row, "volumes").number("id").map(VolumeId::new),
+    )
+}
+
+fn images_of(db: &Connection, id: VolumeId) -> Outcome<Vec<ImageId>> {
+    row::all(
+        db,
+        "SELECT DISTINCT image FROM image_layers WHERE layer = ?1 ORDER BY image",
+        [volume_key(id)?],
+        |row| {
+            Cells::new(row, "image_layers")
+                .number("image")
+                .map(ImageId::new)
+        },
+    )
+}
+
+/// What needs a volume: live snapshots keep a base or a layer, images keep a layer. What is a
+/// snapshot of a container stands on its own.
+fn users(db: &Connection, volume: &VolumeRecord) -> Outcome<(Vec<VolumeId>, Vec<ImageId>)> {
+    let children = match volume.kind {
+        VolumeKind::Base | VolumeKind::Layer => live_children(db, volume.id)?,
+        VolumeKind::Container => Vec::new(),
+    };
+    Ok((children, images_of(db, volume.id)?))
+}
+
+pub(super) fn is_used(db: &Connection, volume: &VolumeRecord) -> Outcome<bool> {
+    users(db, volume).map(|(children, images)| !children.is_empty() || !images.is_empty())
+}
+
+/// Takes a volume out of the live set: its chain id and its name are free at once.
+pub(super) fn retire(db: &Connection, volume: &VolumeRecord) -> Outcome<VolumeRecord> {
+    refuse_step(volume, Some(VolumeState::Deleting))?;
+    let key = volume_key(volume.id)?;
+    row::run(db, "DELETE FROM layers WHERE volume = ?1", [key])?;
+    row::run(db, "DELETE FROM containers WHERE volume = ?1", [key])?;
+    row::run(
+        db,
+        "UPDATE volumes SET state = 'deleting', active = 0 WHERE id = ?1",
+        [key],
+    )?;
+    find(db, volume.id)
+}
+
+pub(super) fn ready_base(
+    db: &Connection,
+    fs: FsType,
+    size: Bytes,
+) -> Outcome<Option<VolumeRecord>> {
+    row::first(
+        db,
+        &format!(
+            "SELECT {VOLUME} FROM volumes
+             WHERE kind = 'base' AND state = 'ready' AND fs = ?1 AND size = ?2"
+        ),
+        (fs.as_str(), to_sql("a size", size.get())?),
+        row::volume,
+    )
+}
+
+impl Catalogue {
+    /// Writes the intent of a base or a layer and gives it the next thin id. It starts in
+    /// [`VolumeState::Creating`].
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeNotFound`] and [`StoreError::VolumeNotReady`] for the parent,
+    /// [`StoreError::ThinIdsSpent`], [`StoreError::PoolDestroying`].
+    pub fn begin_volume(&self, new: NewVolume) -> Result<VolumeRecord, StoreError> {
+        self.write(Durability::Durable, |db| match new {
+            NewVolume::Base { fs, size } => insert(db, VolumeKind::Base, None, fs, size),
+            NewVolume::Layer { parent } => {
+                let parent = find_ready(db, parent)?;
+                insert(db, VolumeKind::Layer, Some(&parent), parent.fs, parent.size)
+            }
+        })
+    }
+
+    /// Records that a base or a container holds what it should.
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeTransition`]; [`StoreError::LayerNotSealed`] for a layer;
+    /// [`StoreError::BaseExists`] where another base of that class was first, and this one is to
+    /// be deleted.
+    pub fn set_ready(&self, id: VolumeId) -> Result<(), StoreError> {
+        self.make_volume_ready(Durability::Durable, id)
+    }
+
+    /// As [`set_ready`](Self::set_ready), lazy: a power cut may undo it. Only for a volume that
+    /// recovery can prove to be complete by the pool alone, as a snapshot is once its thin id is
+    /// there; not for one that was filled.
+    ///
+    /// # Errors
+    /// As [`set_ready`](Self::set_ready).
+    pub fn set_ready_lazy(&self, id: VolumeId) -> Result<(), StoreError> {
+        self.make_volume_ready(Durability::Lazy, id)
+    }
+
+    fn make_volume_ready(&self, durability: Durability, id: VolumeId) -> Result<(), StoreError> {
+        self.write(durability, |db| {
+            let volume = find(db, id)?;
+            match volume.kind {
+                VolumeKind::Layer => return Err(StoreError::LayerNotSealed { id }.into()),
+                VolumeKind::Base if volume.state == VolumeState::Creating => {
+                    if let Some(base) = ready_base(db, volume.fs, volume.size)? {
+                        return Err(StoreError::BaseExists { volume: base.id }.into());
+                    }
+                }
+                VolumeKind::Base | VolumeKind::Container => {}
+            }
+            make_ready(db, &volume)
+        })
+    }
+
+    /// Takes a volume out of the live set; the thin device is then to be deleted and the volume
+    /// to be [forgotten](Self::forget_volume). A layer's chain id and a container's name are free
+    /// at once. What is a snapshot of a container does not keep it.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] for a base or layer with live snapshots or a layer of an image,
+    /// [`StoreError::VolumeTransition`], [`StoreError::VolumeNotFound`].
+    pub fn begin_deleting(&self, id: VolumeId) -> Result<VolumeRecord, StoreError> {
+        self.write(Durability::Durable, |db| {
+            let volume = find(db, id)?;
+            let (children, images) = users(db, &volume)?;
+            if !children.is_empty() || !images.is_empty() {
+                return Err(StoreError::InUse {
+                    id,
+                    children,
+                    images,
+                }
+                .into());
+            }
+            retire(db, &volume)
+        })
+    }
+
+    /// Drops the row of a volume whose thin device does not exist: one being deleted, or one that
+    /// was never made. Its thin id is not given again. Lazy: a power cut may undo it, and recovery
+    /// then finds no such device and forgets it again.
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeTransition`] for a ready volume, [`StoreError::VolumeNotFound`].
+    pub fn forget_volume(&self, id: VolumeId) -> Result<(), StoreError> {
+        self.write(Durability::Lazy, |db| {
+            refuse_step(&find(db, id)?, None)?;
+            row::run(db, "DELETE FROM volumes WHERE id = ?1", [volume_key(id)?])?;
+            Ok(())
+        })
+    }
+
+    /// Records whether a volume's device is handed out, and so to be activated when the pool is
+    /// opened. Lazy: the devices themselves do not survive a power cut either, and a wish lost
+    /// with it only leaves an activation to the next use.
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeNotReady`] when activating what is not ready,
+    /// [`StoreError::VolumeNotFound`].
+    pub fn set_active(&self, id: VolumeId, active: bool) -> Result<(), StoreError> {
+        self.write(Durability::Lazy, |db| {
+            let volume = if active {
+                find_ready(db, id)?
+            } else {
+                find(db, id)?
+            };
+            row::run(
+                db,
+                "UPDATE volumes SET active = ?1 WHERE id = ?2",
+                (active, volume_key(volume.id)?),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Records that a container's volume has grown.
+    ///
+    /// # Errors
+    /// [`StoreError::TooSmall`] for less than it has, [`StoreError::Sealed`] for a base or layer,
+    /// [`StoreError::VolumeNotReady`], [`StoreError::VolumeNotFound`].
+    pub fn set_volume_size(&self, id: VolumeId, size: Bytes) -> Result<(), StoreError> {
+        self.write(Durability::Durable, |db| {
+            let volume = find_ready(db, id)?;
+            if volume.kind != VolumeKind::Container {
+                return Err(StoreError::Sealed { id }.into());
+            }
+            if size < volume.size {
+                let least = volume.size;
+                return Err(StoreError::TooSmall { size, least }.into());
+            }
+            row::run(
+                db,
+                "UPDATE volumes SET size = ?1 WHERE id = ?2",
+                (to_sql("a size", size.get())?, volume_key(id)?),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Records the uuid of a volume's file system.
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeNotFound`].
+    pub fn set_fs_uuid(&self, id: VolumeId, fs_uuid: &str) -> Result<(), StoreError> {
+        self.write(Durability::Durable, |db| {
+            let volume = find(db, id)?;
+            row::run(
+                db,
+                "UPDATE volumes SET fs_uuid = ?1 WHERE id = ?2",
+                (fs_uuid, volume_key(volume.id)?),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeNotFound`].
+    pub fn volume(&self, id: VolumeId) -> Result<VolumeRecord, StoreError> {
+        self.read(|db| find(db, id))
+    }
+
+    /// The base of a file system and size, once it is ready.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn base(&self, fs: FsType, size: Bytes) -> Result<Option<VolumeRecord>, StoreError> {
+        self.read(|db| ready_base(db, fs, size))
+    }
+
+    /// All volumes in any state, by id.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn all_volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
+        let sql = format!("SELECT {VOLUME} FROM volumes ORDER BY id");
+        self.read(|db| row::all(db, &sql, (), row::volume))
+    }
+
+    /// The volumes that are being created or deleted, by id: after a crash, what recovery settles.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn unsettled(&self) -> Result<Vec<VolumeRecord>, StoreError> {
+        let sql = format!("SELECT {VOLUME} FROM volumes WHERE state != 'ready' ORDER BY id");
+        self.read(|db| row::all(db, &sql, (), row::volume))
+    }
+}

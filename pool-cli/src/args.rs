@@ -1,0 +1,239 @@
+//! The command line: what every command takes, and the tree of commands.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use dmthin::graph::{Host, Pool};
+use dmthin::ids::PoolName;
+use dmthin::units::{BlockSize, Bytes};
+use tracing::level_filters::LevelFilter;
+
+use crate::commands::completions::CompletionsArgs;
+use crate::commands::container::ContainerCommand;
+use crate::commands::device::DeviceCommand;
+use crate::commands::image::ImageCommand;
+use crate::commands::man::ManArgs;
+use crate::commands::pool::PoolCommand;
+use crate::output::Output;
+
+/// Thin-provisioned block storage for containers and microVMs
+#[derive(Debug, Parser)]
+#[command(
+    name = "pool-cli",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "\
+A pool is a device-mapper thin-pool on two sparse files or two block devices. Images are imported
+into it layer by layer; a container is a snapshot of an image, with a block device of its own.
+
+Examples:
+  pool-cli doctor
+  pool-cli pool create tank --size 100G
+  docker save debian:12 | pool-cli image import -
+  pool-cli container create debian:12 --name web
+  pool-cli container mount web /mnt
+
+Sizes are bytes, or a number with K, M, G or T (powers of 1024): 65536, 64K, 1.5G.
+Results go to stdout; progress, logs and errors go to stderr, an error last.
+DMTHIN_ROOT and DMTHIN_POOL stand in for --root and --pool; NO_COLOR turns colours off.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 exists, 5 busy, 6 no data space,
+7 no metadata space, 8 needs check, 9 permission, 10 unsupported, 75 retry later."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// Directory that holds the state of all pools
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "DMTHIN_ROOT",
+        hide_env_values = true,
+        default_value = "/var/lib/dmthin"
+    )]
+    root: PathBuf,
+    /// Pool to work on [default: the only one there is]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "DMTHIN_POOL",
+        hide_env_values = true
+    )]
+    pool: Option<PoolName>,
+    /// Print results as JSON on stdout, errors as JSON on stderr
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print no progress and no result of a change; lists print names only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Log to stderr: -v what is done, -vv in detail, -vvv everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+impl Globals {
+    /// What a command needs to run.
+    pub(crate) fn context(self) -> Context {
+        let colour = std::io::stdout().is_terminal() && colours(std::env::var_os("NO_COLOR"));
+        Context {
+            host: Host::new(self.root),
+            pool: self.pool,
+            out: Output::new(self.json, self.quiet, colour),
+        }
+    }
+}
+
+/// Whether the value of `NO_COLOR` leaves us colours: any but an empty one takes them.
+fn colours(no_color: Option<OsString>) -> bool {
+    no_color.is_none_or(|value| value.is_empty())
+}
+
+/// What a command runs with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The machine, by its state directory.
+    pub(crate) host: Host,
+    /// The pool that was named for all commands.
+    pub(crate) pool: Option<PoolName>,
+    /// Where results go.
+    pub(crate) out: Output,
+}
+
+impl Context {
+    /// The pool to work on: `name`, else the one named by `--pool`, else the only one.
+    pub(crate) fn pool(&self, name: Option<&PoolName>) -> anyhow::Result<Pool> {
+        let name = self.host.pick_pool(name.or(self.pool.as_ref()))?;
+        Ok(self.host.pool(&name)?)
+    }
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make, open, close and look at pools
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Import, list and remove images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Make, mount and remove containers
+    #[command(subcommand)]
+    Container(ContainerCommand),
+    /// Look at the device-mapper devices of all pools
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Check whether this machine can do the work
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor,
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages of all commands
+    Man(ManArgs),
+}
+
+const DOCTOR_HELP: &str = "\
+Looks at kernel modules and target versions, udevd and its device-mapper rules, loop devices, the
+way of a discard, the tools that are run, and room on the host's file system. Changes nothing.
+Ends with exit code 1 if a check failed. With -q only what is not in order is printed.
+
+Examples:
+  pool-cli doctor
+  pool-cli doctor --json | jq '.checks[] | select(.verdict != \"ok\")'";
+
+/// Whether the words of a command line ask for JSON, whatever else is wrong with them.
+pub(crate) fn asks_for_json(words: impl Iterator<Item = OsString>) -> bool {
+    words
+        .take_while(|word| word != "--")
+        .any(|word| word == "--json")
+}
+
+/// Sends what the library logs to stderr.
+pub(crate) fn log_to_stderr(verbose: u8, quiet: bool) {
+    let level = match (verbose, quiet) {
+        (0, true) => LevelFilter::ERROR,
+        (0, false) => LevelFilter::WARN,
+        (1, _) => LevelFilter::INFO,
+        (2, _) => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(verbose > 1)
+        .init();
+}
+
+/// Reads a size that cannot be zero.
+pub(crate) fn size(text: &str) -> Result<Bytes, String> {
+    match text.parse::<Bytes>() {
+        Ok(Bytes::ZERO) => Err("a size is more than 0".to_owned()),
+        Ok(size) => Ok(size),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads the block size of a pool.
+pub(crate) fn block_size(text: &str) -> Result<BlockSize, String> {
+    BlockSize::from_bytes(size(text)?).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_seen_before_the_end_of_options_only() {
+        let words = |text: &str| {
+            text.split(' ')
+                .map(OsString::from)
+                .collect::<Vec<_>>()
+                .into_iter()
+        };
+        assert!(asks_for_json(words("pool-cli pool list --json")));
+        assert!(!asks_for_json(words("pool-cli image rm -- --json")));
+        assert!(!asks_for_json(words("pool-cli pool list --jsonx")));
+    }
+
+    #[test]
+    fn no_color_takes_the_colours() {
+        assert!(colours(None));
+        assert!(colours(Some("".into())));
+        assert!(!colours(Some("1".into())));
+        assert!(!colours(Some("0".into())));
+    }
+
+    #[test]
+    fn sizes_are_more_than_nothing() {
+        assert_eq!(size("1.5G"), Ok(Bytes::new(1_610_612_736)));
+        assert_eq!(size("0"), Err("a size is more than 0".to_owned()));
+        assert_eq!(block_size("64K"), Ok(BlockSize::DEFAULT));
+        assert_eq!(
+            block_size("65K"),
+            Err(
+                "65 KiB is not a block size of a thin pool: it is a multiple of 64 KiB, at most \
+                 1 GiB"
+                    .to_owned()
+            )
+        );
+    }
+}

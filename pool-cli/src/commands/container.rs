@@ -1,0 +1,324 @@
+//! `pool-cli container`: make, mount and remove containers.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use dmthin::graph::{ContainerReport, CreateContainer};
+use dmthin::ids::ContainerName;
+use dmthin::units::Bytes;
+use serde::Serialize;
+
+use crate::args::{Context, size};
+use crate::output::{fields, lines, list, or_dash, record, short, table};
+use crate::time::utc;
+
+/// What can be done with containers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainerCommand {
+    /// Make a container: a writable block device over an image
+    #[command(after_help = "\
+The device is a snapshot of the image's top layer; nothing is copied. With --size larger than the
+image's volume its file system is grown; a smaller size is refused.
+
+Prints: the container's name and its device, with a tab between them.
+
+Examples:
+  pool-cli container create debian:12
+  pool-cli container create debian:12 --name web --size 20G
+  pool-cli container create debian:12 | { read -r name device; vmm --disk \"$device\"; }")]
+    Create(CreateArgs),
+    /// List the containers
+    #[command(after_help = "\
+MAPPED is what the container has in the pool, with what it shares with its image, while its device
+is there. With -q only names are printed.
+
+Examples:
+  pool-cli container list
+  pool-cli container list -q | xargs -n 1 pool-cli container rm")]
+    List,
+    /// Show all there is to know of a container
+    #[command(after_help = "\
+Examples:
+  pool-cli container inspect web
+  pool-cli container inspect web --json | jq -r .container.device")]
+    Inspect(ContainerArgs),
+    /// Mount a container's file system
+    #[command(after_help = "\
+Mounted with `discard`: the host gets back the room of files that are removed. Refused with exit
+code 5 where it is mounted already.
+
+Prints: the container's name, its device and where it is mounted, with tabs between them.
+
+Example:
+  pool-cli container mount web /mnt")]
+    Mount(MountArgs),
+    /// Unmount a container wherever it is mounted
+    #[command(
+        name = "umount",
+        after_help = "\
+Refused with exit code 5 while a file in it is open or a process works in it.
+
+Prints: the directories it was mounted on, one a line.
+
+Example:
+  pool-cli container umount web"
+    )]
+    Unmount(ContainerArgs),
+    /// Remove a container and what was written in it
+    #[command(
+        name = "rm",
+        after_help = "\
+Refused with exit code 5 while it is mounted or its device is open. There is no way back.
+
+Prints: the container's name.
+
+Example:
+  pool-cli container rm web"
+    )]
+    Remove(ContainerArgs),
+}
+
+/// Options of `container create`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name of the image, its id, or the first digits of its id
+    image: String,
+    /// Name of the container: letters, digits and _ . -, at most 63 [default: one is made up]
+    #[arg(long, value_name = "NAME")]
+    name: Option<ContainerName>,
+    /// Size of its device, in bytes or with K, M, G, T [default: the image's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    size: Option<Bytes>,
+}
+
+/// The container of a command.
+#[derive(Debug, Args)]
+pub(crate) struct ContainerArgs {
+    /// Name of the container
+    name: ContainerName,
+}
+
+/// Options of `container mount`.
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// Name of the container
+    name: ContainerName,
+    /// Directory to mount it on; it must exist
+    dir: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct Containers<'a> {
+    containers: &'a [ContainerReport],
+}
+
+#[derive(Debug, Serialize)]
+struct OneContainer<'a> {
+    container: &'a ContainerReport,
+}
+
+#[derive(Debug, Serialize)]
+struct Unmounted<'a> {
+    name: &'a ContainerName,
+    unmounted: &'a [PathBuf],
+}
+
+#[derive(Debug, Serialize)]
+struct Removed<'a> {
+    name: &'a ContainerName,
+}
+
+/// Runs one of them.
+pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Result<()> {
+    let out = &context.out;
+    let pool = context.pool(None)?;
+    match command {
+        ContainerCommand::Create(CreateArgs { image, name, size }) => {
+            let container = pool.create_container(&CreateContainer { image, name, size })?;
+            let body = OneContainer {
+                container: &container,
+            };
+            out.done(&body, || {
+                record([container.name.to_string(), node(&container)])
+            })
+        }
+        ContainerCommand::List => {
+            let containers = pool.containers()?;
+            let body = Containers {
+                containers: &containers,
+            };
+            out.show(&body, || {
+                if out.quiet() {
+                    lines(containers.iter().map(|c| c.name.to_string()))
+                } else {
+                    container_table(&containers)
+                }
+            })
+        }
+        ContainerCommand::Inspect(ContainerArgs { name }) => {
+            let container = pool.container(&name)?;
+            let body = OneContainer {
+                container: &container,
+            };
+            out.show(&body, || container_fields(&container))
+        }
+        ContainerCommand::Mount(MountArgs { name, dir }) => {
+            let container = pool.mount_container(&name, &dir)?;
+            let body = OneContainer {
+                container: &container,
+            };
+            out.done(&body, || {
+                record([
+                    container.name.to_string(),
+                    node(&container),
+                    mounts(&container),
+                ])
+            })
+        }
+        ContainerCommand::Unmount(ContainerArgs { name }) => {
+            let unmounted = pool.unmount_container(&name)?;
+            if unmounted.is_empty() {
+                out.note(&format!("container {name} was mounted nowhere"));
+            }
+            let body = Unmounted {
+                name: &name,
+                unmounted: &unmounted,
+            };
+            out.done(&body, || {
+                lines(unmounted.iter().map(|dir| dir.display().to_string()))
+            })
+        }
+        ContainerCommand::Remove(ContainerArgs { name }) => {
+            pool.remove_container(&name)?;
+            out.done(&Removed { name: &name }, || record([name.to_string()]))
+        }
+    }
+}
+
+fn node(container: &ContainerReport) -> String {
+    or_dash(container.device.as_ref().map(|path| path.display()))
+}
+
+fn mounts(container: &ContainerReport) -> String {
+    list(container.mounts.iter().map(|path| path.display()))
+}
+
+fn container_table(containers: &[ContainerReport]) -> String {
+    table(
+        [
+            "NAME",
+            "IMAGE",
+            "SIZE",
+            "MAPPED",
+            "CREATED",
+            "DEVICE",
+            "MOUNTED ON",
+        ],
+        containers.iter().map(|container| {
+            [
+                container.name.to_string(),
+                container.image.clone(),
+                container.size.to_string(),
+                or_dash(container.mapped),
+                utc(container.created_at),
+                node(container),
+                mounts(container),
+            ]
+        }),
+    )
+}
+
+fn container_fields(container: &ContainerReport) -> String {
+    fields([
+        ("Container", container.name.to_string()),
+        (
+            "Image",
+            format!("{} ({})", container.image, short(container.image_id)),
+        ),
+        ("Created", utc(container.created_at)),
+        ("Size", container.size.to_string()),
+        ("Mapped", or_dash(container.mapped)),
+        ("File system", container.fs.to_string()),
+        ("UUID", or_dash(container.fs_uuid.as_ref())),
+        ("Device", node(container)),
+        ("Number", or_dash(container.devno)),
+        ("Mounted on", mounts(container)),
+        ("Volume", container.volume.to_string()),
+        ("Thin id", container.thin_id.to_string()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use dmthin::ids::{DevNo, Digest, FsType, ThinId, VolumeId};
+
+    use super::*;
+
+    fn container(active: bool) -> ContainerReport {
+        ContainerReport {
+            name: ContainerName::new("web").unwrap(),
+            image: "debian:12".to_owned(),
+            image_id: Digest::from_bytes([0xab; 32]),
+            volume: VolumeId::new(9),
+            thin_id: ThinId::new(8).unwrap(),
+            size: Bytes::from_gib(10),
+            mapped: active.then(|| Bytes::from_mib(212)),
+            fs: FsType::Ext4,
+            fs_uuid: None,
+            created_at: 951_782_400,
+            device: active.then(|| PathBuf::from("/dev/mapper/dmthin-tank-web")),
+            devno: active.then(|| DevNo::new(254, 3)),
+            mounts: if active {
+                vec!["/mnt".into(), "/srv/web".into()]
+            } else {
+                vec![]
+            },
+        }
+    }
+
+    #[test]
+    fn containers_are_listed_active_or_not() {
+        assert_eq!(
+            container_table(&[container(true), container(false)]),
+            "\
+NAME  IMAGE      SIZE    MAPPED   CREATED                  DEVICE                       MOUNTED ON
+web   debian:12  10 GiB  212 MiB  2000-02-29 00:00:00 UTC  /dev/mapper/dmthin-tank-web  /mnt,/srv/web
+web   debian:12  10 GiB  -        2000-02-29 00:00:00 UTC  -                            -
+"
+        );
+    }
+
+    #[test]
+    fn a_container_is_shown_whole() {
+        assert_eq!(
+            container_fields(&container(true)),
+            "\
+Container:    web
+Image:        debian:12 (abababababab)
+Created:      2000-02-29 00:00:00 UTC
+Size:         10 GiB
+Mapped:       212 MiB
+File system:  ext4
+UUID:         -
+Device:       /dev/mapper/dmthin-tank-web
+Number:       254:3
+Mounted on:   /mnt,/srv/web
+Volume:       9
+Thin id:      8
+"
+        );
+    }
+
+    #[test]
+    fn json_has_numbers_and_nulls() {
+        let value = serde_json::to_value(OneContainer {
+            container: &container(false),
+        })
+        .unwrap();
+        let container = &value["container"];
+        assert_eq!(container["size"], 10_737_418_240_u64);
+        assert_eq!(container["thin_id"], 8);
+        assert_eq!(container["device"], serde_json::Value::Null);
+        assert_eq!(container["fs"], "ext4");
+    }
+}

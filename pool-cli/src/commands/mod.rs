@@ -1,0 +1,10 @@
+//! The commands, a file for each noun: what clap reads becomes the library's options, one verb is
+//! called, its answer is printed.
+
+pub(crate) mod completions;
+pub(crate) mod container;
+pub(crate) mod device;
+pub(crate) mod doctor;
+pub(crate) mod image;
+pub(crate) mod man;
+pub(crate) mod pool;

@@ -1,0 +1,194 @@
+use clap::Parser;
+use dmthin::graph::{LivePool, Usage};
+use dmthin::ids::{DevNo, PoolUuid, TransactionId};
+
+use super::*;
+use crate::args::{Cli, Command};
+
+fn create(line: &str) -> Result<CreatePool, clap::Error> {
+    let cli = Cli::try_parse_from(line.split(' '))?;
+    match cli.command {
+        Command::Pool(PoolCommand::Create(args)) => Ok(args.into()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_pool_has_the_librarys_sizes_by_default() {
+    let new = create("pool-cli pool create tank").unwrap();
+    assert_eq!(new.size, CreatePool::DEFAULT_SIZE);
+    assert_eq!(new.base_size, CreatePool::DEFAULT_BASE_SIZE);
+    assert_eq!(new.block_size, BlockSize::DEFAULT);
+    assert_eq!(new.metadata_size, None);
+    assert_eq!(new.fs, FsType::Ext4);
+    assert!(!new.single_tenant);
+    assert!(new.devices.is_none());
+}
+
+#[test]
+fn every_option_of_a_new_pool_arrives() {
+    let new = create(
+        "pool-cli pool create tank --size 5G --metadata-size 16M --block-size 128K --base-size 2G \
+         --fs xfs --mkfs-arg -O --mkfs-arg ^quota --single-tenant",
+    )
+    .unwrap();
+    assert_eq!(new.name.as_str(), "tank");
+    assert_eq!(new.size, Bytes::from_gib(5));
+    assert_eq!(new.metadata_size, Some(Bytes::from_mib(16)));
+    assert_eq!(new.block_size.to_bytes(), Bytes::from_kib(128));
+    assert_eq!(new.base_size, Bytes::from_gib(2));
+    assert_eq!(new.fs, FsType::Xfs);
+    assert_eq!(new.mkfs_args, ["-O", "^quota"]);
+    assert!(new.single_tenant);
+    let new = create("pool-cli pool create tank --data /dev/sdb --metadata /dev/sdc").unwrap();
+    let pair = new.devices.unwrap();
+    assert_eq!(pair.data, PathBuf::from("/dev/sdb"));
+    assert_eq!(pair.metadata, PathBuf::from("/dev/sdc"));
+}
+
+#[test]
+fn devices_come_in_pairs_and_have_their_own_size() {
+    use clap::error::ErrorKind;
+    for (rest, kind) in [
+        ("--data /dev/sdb", ErrorKind::MissingRequiredArgument),
+        ("--metadata /dev/sdb", ErrorKind::MissingRequiredArgument),
+        (
+            "--data /dev/sdb --metadata /dev/sdc --size 1G",
+            ErrorKind::ArgumentConflict,
+        ),
+        (
+            "--data /dev/sdb --metadata /dev/sdc --metadata-size 1G",
+            ErrorKind::ArgumentConflict,
+        ),
+        ("--size 0", ErrorKind::ValueValidation),
+        ("--block-size 96K", ErrorKind::ValueValidation),
+        ("--fs btrfs", ErrorKind::ValueValidation),
+    ] {
+        let error = create(&format!("pool-cli pool create tank {rest}")).unwrap_err();
+        assert_eq!(error.kind(), kind, "{rest}");
+    }
+}
+
+fn backing(path: &str) -> BackingReport {
+    BackingReport {
+        path: path.into(),
+        file: true,
+        device: Some(DevNo::new(7, 0)),
+        node: Some("/dev/loop0".into()),
+        size: Bytes::from_gib(100),
+        allocated: Bytes::from_mib(300),
+        host_free: Some(Bytes::from_gib(40)),
+        direct_io: Some(true),
+        block_size: Some(Bytes::from_kib(4)),
+    }
+}
+
+fn pool() -> PoolReport {
+    PoolReport {
+        name: PoolName::new("tank").unwrap(),
+        uuid: PoolUuid::from_bytes([0x11; 16]),
+        state: PoolWord::Open,
+        block_size: BlockSize::DEFAULT,
+        zeroing: true,
+        fs: FsType::Ext4,
+        base_size: Bytes::from_gib(10),
+        data: backing("/r/tank/data.img"),
+        metadata: BackingReport {
+            file: false,
+            host_free: None,
+            direct_io: None,
+            node: None,
+            ..backing("/dev/vg/meta")
+        },
+        live: Some(LivePool {
+            device: DevNo::new(254, 0),
+            mode: "rw".to_owned(),
+            data: Some(Usage {
+                used: Bytes::from_gib(25),
+                total: Bytes::from_gib(100),
+            }),
+            metadata: None,
+            transaction_id: Some(TransactionId::new(7)),
+            needs_check: true,
+            discard_passdown: true,
+            on_full: Some("error".to_owned()),
+            active_volumes: 2,
+        }),
+        generation: TransactionId::new(7),
+        images: 2,
+        layers: 5,
+        containers: 3,
+        virtual_size: Bytes::from_gib(30),
+    }
+}
+
+#[test]
+fn an_open_pool_is_shown_whole() {
+    assert_eq!(
+        pool_fields(&pool()),
+        "\
+Pool:            tank
+UUID:            11111111111111111111111111111111
+State:           open
+Device:          254:0
+Mode:            rw, the metadata needs a check
+Data:            [######..................]  25.0 %  25 GiB of 100 GiB
+Metadata:        -
+When full:       error
+Discards:        passed down to the data device
+Active volumes:  2
+Transaction:     7
+Generation:      7
+Data on:         /r/tank/data.img
+                 300 MiB of 100 GiB allocated, 40 GiB free on the host, /dev/loop0 (7:0), \
+4096 byte blocks, direct I/O
+Metadata on:     /dev/vg/meta
+                 100 GiB, device 7:0, 4096 byte blocks
+Block size:      64 KiB
+Zeroing:         new blocks are zeroed
+Base:            ext4, 10 GiB
+Images:          2, 5 layers
+Containers:      3, 30 GiB if all were full
+"
+    );
+}
+
+#[test]
+fn a_closed_pool_shows_what_the_catalogue_knows() {
+    let closed = PoolReport {
+        state: PoolWord::Closed,
+        live: None,
+        zeroing: false,
+        ..pool()
+    };
+    let text = pool_fields(&closed);
+    assert!(text.contains("State:        closed\n"), "{text}");
+    assert!(text.contains("Zeroing:      off (single tenant)"), "{text}");
+    assert!(!text.contains("Mode:"), "{text}");
+    assert_eq!(opened(&closed), "tank\tclosed\t-\n");
+    assert_eq!(opened(&pool()), "tank\topen\t254:0\n");
+}
+
+#[test]
+fn pools_are_listed_with_their_problems() {
+    let summary = |name: &str, state, problem: Option<&str>| PoolSummary {
+        name: PoolName::new(name).unwrap(),
+        uuid: None,
+        state,
+        data_size: problem.is_none().then(|| Bytes::from_gib(100)),
+        images: 1,
+        containers: 2,
+        problem: problem.map(str::to_owned),
+    };
+    assert_eq!(
+        pool_table(&[
+            summary("tank", PoolWord::Open, None),
+            summary("old", PoolWord::Damaged, Some("no catalogue")),
+        ]),
+        "\
+NAME  STATE    SIZE     IMAGES  CONTAINERS  PROBLEM
+tank  open     100 GiB  1       2           -
+old   damaged  -        1       2           no catalogue
+"
+    );
+}

@@ -1,0 +1,43 @@
+//! `pool-cli`: the command of dmthin.
+//!
+//! Results go to stdout, everything else to stderr; the exit codes are in [`exit`].
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod exit;
+mod output;
+mod progress;
+mod time;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::commands::{completions, container, device, doctor, image, man, pool};
+
+fn main() -> ExitCode {
+    // Asked before parsing: a usage error has to take the form that was asked for too.
+    let json = args::asks_for_json(std::env::args_os());
+    match Cli::try_parse() {
+        Ok(cli) => {
+            args::log_to_stderr(cli.globals.verbose, cli.globals.quiet);
+            exit::finish(run(cli), json)
+        }
+        Err(error) => exit::finish(Err(error.into()), json),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let context = cli.globals.context();
+    match cli.command {
+        Command::Pool(command) => pool::run(&context, command),
+        Command::Image(command) => image::run(&context, command),
+        Command::Container(command) => container::run(&context, command),
+        Command::Device(command) => device::run(&context, command),
+        Command::Doctor => doctor::run(&context),
+        Command::Completions(args) => completions::run(&context, &args),
+        Command::Man(args) => man::run(&context, &args),
+    }
+}

@@ -1,0 +1,51 @@
+//! The system tests as a program for the guest; see `dmthin_tests::guest`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use dmthin_tests::guest;
+
+/// Runs the system tests on this machine's kernel. For a throw-away machine: it sweeps away every
+/// dmthin device it finds when a test fails.
+#[derive(Debug, Parser)]
+struct Args {
+    /// A directory on a disk for the tests' pools.
+    #[arg(long, default_value = "/srv")]
+    work: PathBuf,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Run the tests whose name contains one of these words, or all.
+    Run {
+        /// Where the prepared images lie.
+        #[arg(long, default_value = "/images")]
+        images: PathBuf,
+        /// Words.
+        only: Vec<String>,
+    },
+    /// Fill a pool and leave it in use.
+    BeforeReboot,
+    /// Find it again.
+    AfterReboot,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let passed = match args.what {
+        What::Run { images, only } => guest::run(&args.work, &images, &only),
+        What::BeforeReboot => guest::before_reboot(&args.work),
+        What::AfterReboot => guest::after_reboot(&args.work),
+    };
+    match passed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("FAILED  the tests could not run: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The system tests: what runs inside the virtual machine, on the real kernel.
+//!
+//! One program holds them all, so that a suite takes few boots. A test works with `pool-cli` as a
+//! user does, and asks independent witnesses (`dmsetup`, `losetup`, `thin_check`, `findmnt`)
+//! whether what it says is so. After each test the pools are closed, their metadata checked by
+//! `thin_check`, and nothing of ours may be left in the kernel.
+
+mod build;
+mod containers;
+mod devices;
+mod harness;
+mod hostile;
+mod images;
+mod pools;
+mod reboot;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use harness::Test;
+
+fn all() -> Vec<Test> {
+    [
+        pools::TESTS,
+        containers::TESTS,
+        images::TESTS,
+        hostile::TESTS,
+        devices::TESTS,
+    ]
+    .concat()
+}
+
+/// Runs every test whose name contains one of `only` (all of them where it is empty); true when
+/// each passed.
+///
+/// # Errors
+/// Where the tests could not be run at all.
+pub fn run(work: &Path, images: &Path, only: &[String]) -> Result<bool> {
+    harness::run_all(&all(), work, images, only, true)
+}
+
+/// Prepares for a reboot.
+///
+/// # Errors
+/// As [`run`].
+pub fn before_reboot(work: &Path) -> Result<bool> {
+    let tests: &[Test] = &[("reboot_prepare_a_pool_in_use", reboot::before)];
+    harness::run_all(tests, work, Path::new("/nowhere"), &[], false)
+}
+
+/// Looks at what a reboot left.
+///
+/// # Errors
+/// As [`run`].
+pub fn after_reboot(work: &Path) -> Result<bool> {
+    let tests: &[Test] = &[("reboot_pool_open_brings_everything_back", reboot::after)];
+    harness::run_all(tests, work, Path::new("/nowhere"), &[], false)
+}
