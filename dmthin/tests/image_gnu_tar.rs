@@ -16,7 +16,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dmthin::image::{Archive, Control, digest_of};
+use dmthin::image::{Archive, Control, Spool, digest_of};
+use dmthin::units::Bytes;
 use tempfile::TempDir;
 
 /// Trees most Linux systems have, with links of both kinds in them.
@@ -114,7 +115,8 @@ fn archive_of(dir: &Path, tar: &str) -> Archive {
     let name = Path::new(tar).file_name().unwrap().to_str().unwrap();
     let manifest = format!(r#"[{{"Config":"config.json","RepoTags":null,"Layers":["{name}"]}}]"#);
     fs::write(dir.join("manifest.json"), manifest).unwrap();
-    Archive::open(dir, dir).unwrap()
+    let limit = Bytes::ZERO;
+    Archive::open(dir, &Spool { dir, limit }).unwrap()
 }
 
 #[test]

@@ -23,6 +23,7 @@ const TABLE: &[(ErrorCode, &str, u8)] = &[
     (ErrorCode::NeedsCheck, "needs_check", 8),
     (ErrorCode::Permission, "permission", 9),
     (ErrorCode::Unsupported, "unsupported", 10),
+    (ErrorCode::BadImage, "bad_image", 11),
     (ErrorCode::Retry, "retry", 75),
 ];
 
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn every_code_has_its_number() {
         let numbers: Vec<u8> = TABLE.iter().map(|(_, _, exit)| *exit).collect();
-        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 75]);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 75]);
         assert_eq!(row(ErrorCode::NotFound), ("not_found", 3));
         assert_eq!(row(ErrorCode::Retry), ("retry", 75));
     }

@@ -156,6 +156,26 @@ impl Dm {
         self.with_node(info.name, uuid.clone(), info.dev)
     }
 
+    /// The active device of a uuid, if there is one. A device without a table, as a process that is
+    /// killed in the middle of [`Dm::activate`] leaves it, is removed: call this only where nobody
+    /// else can be activating that device.
+    ///
+    /// # Errors
+    /// [`DmError::NodeInTheWay`], [`DmError::Busy`], [`DmError::Ioctl`].
+    pub fn active(&self, uuid: &DmUuid) -> Result<Option<Device>, DmError> {
+        match self.find(DevId::Uuid(uuid))? {
+            None => Ok(None),
+            Some(info) if info.active_table => {
+                self.with_node(info.name, uuid.clone(), info.dev).map(Some)
+            }
+            Some(info) => {
+                tracing::info!(name = %info.name, "removing a device that was never given a table");
+                self.remove(&info.name, info.dev, Deferred::No)?;
+                Ok(None)
+            }
+        }
+    }
+
     /// Makes a device, gives it a table and resumes it; whatever fails, nothing is left.
     ///
     /// # Errors

@@ -135,7 +135,7 @@ pub enum DmError {
         /// The pool's device.
         device: DmName,
     },
-    /// No random numbers for a udev cookie or a name.
+    /// No random numbers for a udev cookie.
     #[error("the kernel gives no random numbers: {errno}")]
     Random {
         /// Its reason.

@@ -34,8 +34,10 @@ pub enum ErrorCode {
     NeedsCheck,
     /// Not permitted.
     Permission,
-    /// The kernel or the host lacks something.
+    /// The kernel, the host or this version lacks something.
     Unsupported,
+    /// An image archive that is damaged, lies, or would write where it must not.
+    BadImage,
     /// Somebody was in the way; the same may work in a moment.
     Retry,
 }
@@ -74,9 +76,10 @@ impl PoolError {
             | Self::TransactionMismatch { .. }
             | Self::PoolDegraded { .. }
             | Self::DeviceShrunk { .. } => ErrorCode::NeedsCheck,
-            Self::PoolHalfMade { .. } | Self::PoolNotOpen { .. } | Self::NoFileSystem { .. } => {
-                ErrorCode::Failure
-            }
+            Self::PoolHalfMade { .. }
+            | Self::ContainerHalfMade { .. }
+            | Self::PoolNotOpen { .. }
+            | Self::NoFileSystem { .. } => ErrorCode::Failure,
             Self::Rollback { cause, .. } => cause.code(),
         }
     }
@@ -156,9 +159,39 @@ fn store_code(error: &StoreError) -> ErrorCode {
 
 fn image_code(error: &ImageError) -> ErrorCode {
     match error {
-        ImageError::NoSpace { .. } => ErrorCode::NoDataSpace,
+        ImageError::NoSpace { .. } | ImageError::SpoolLimit { .. } => ErrorCode::NoDataSpace,
         ImageError::Read { source, .. } | ImageError::Spool { source, .. } => io_code(source),
-        _ => ErrorCode::Failure,
+        ImageError::Io { source, .. } => errno_code(*source),
+        ImageError::NoMatchingPlatform { .. } => ErrorCode::NotFound,
+        ImageError::UnknownMediaType { .. }
+        | ImageError::ForeignLayer { .. }
+        | ImageError::EncryptedLayer { .. }
+        | ImageError::UnsupportedCompression { .. } => ErrorCode::Unsupported,
+        ImageError::Thread(_) | ImageError::Cancelled => ErrorCode::Failure,
+        ImageError::NotAnImage
+        | ImageError::NoImages
+        | ImageError::TooManyManifests
+        | ImageError::TooManyMembers(_)
+        | ImageError::MissingBlob { .. }
+        | ImageError::DuplicateEntry { .. }
+        | ImageError::NotAFile { .. }
+        | ImageError::DocumentTooLarge { .. }
+        | ImageError::Document { .. }
+        | ImageError::Digest { .. }
+        | ImageError::DigestMismatch { .. }
+        | ImageError::SizeMismatch { .. }
+        | ImageError::LayerCount { .. }
+        | ImageError::Truncated { .. }
+        | ImageError::Corrupt(_)
+        | ImageError::BadTar { .. }
+        | ImageError::PathEscape { .. }
+        | ImageError::InvalidName { .. }
+        | ImageError::ParentNotDirectory { .. }
+        | ImageError::SymlinkLoop { .. }
+        | ImageError::HardlinkTarget { .. }
+        | ImageError::UnsupportedEntry { .. }
+        | ImageError::TooDeep { .. }
+        | ImageError::XattrTooLarge { .. } => ErrorCode::BadImage,
     }
 }
 

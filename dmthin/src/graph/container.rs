@@ -11,7 +11,7 @@ use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
 use crate::graph::report::ContainerReport;
 use crate::ids::{ContainerName, DevNo};
-use crate::store::{ContainerRecord, NewContainer, StoreError, VolumeRecord};
+use crate::store::{ContainerRecord, NewContainer, StoreError, VolumeRecord, VolumeState};
 use crate::units::Bytes;
 
 /// What a container is to be.
@@ -115,7 +115,7 @@ impl Pool {
     /// Mounts a container on a directory, with `discard`, its device made active if it is not.
     ///
     /// # Errors
-    /// [`PoolError::NotADirectory`]; [`PoolError::ContainerBusy`] where it is mounted already, for two
+    /// [`PoolError::NotADirectory`]; [`PoolError::ContainerHalfMade`]; [`PoolError::ContainerBusy`] where it is mounted already, for two
     /// owners of one container's files is nobody's wish; [`PoolError::Fs`] where the kernel refuses.
     pub fn mount_container(
         &self,
@@ -123,8 +123,16 @@ impl Pool {
         dir: &Path,
     ) -> Result<ContainerReport, PoolError> {
         let live = self.live()?;
+        let volume = self.catalogue().container(name)?.volume.id;
+        let _lock = self.locks().volume(volume)?;
+        // Read again: who made it may have had the lock until now.
         let record = self.catalogue().container(name)?;
-        let _lock = self.locks().volume(record.volume.id)?;
+        if record.volume.state != VolumeState::Ready {
+            return Err(PoolError::ContainerHalfMade {
+                name: name.clone(),
+                pool: self.name().clone(),
+            });
+        }
         if !dir.is_dir() {
             return Err(PoolError::NotADirectory {
                 path: dir.to_owned(),
@@ -207,6 +215,7 @@ impl Pool {
             name: record.name,
             image: record.image_name,
             image_id: image.config_digest,
+            state: volume.state,
             volume: volume.id,
             thin_id: volume.thin_id,
             size: volume.size,

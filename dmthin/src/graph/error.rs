@@ -119,6 +119,14 @@ pub enum PoolError {
         /// The name.
         name: PoolName,
     },
+    /// The making of a container was cut in the middle.
+    #[error("container {name} is half made: its making was cut")]
+    ContainerHalfMade {
+        /// The container.
+        name: ContainerName,
+        /// Its pool.
+        pool: PoolName,
+    },
     /// The verb needs the pool's device.
     #[error("pool {name} is not open: run `pool-cli pool open {name}`")]
     PoolNotOpen {
@@ -316,6 +324,9 @@ impl PoolError {
             }
             Self::PoolHalfMade { name } => {
                 format!("clear it away: pool-cli pool destroy {name}")
+            }
+            Self::ContainerHalfMade { pool, .. } => {
+                format!("have it settled: pool-cli pool open {pool}")
             }
             Self::PoolBusy { .. } => "unmount the containers and close their devices".to_owned(),
             Self::ContainerBusy { name, mounts, .. } if !mounts.is_empty() => {

@@ -107,10 +107,11 @@ impl Host {
         })
     }
 
-    /// The pool's thin-pool device, where there is one.
+    /// The pool's thin-pool device, where there is one that works.
     pub(crate) fn pool_device(&self, record: &PoolRecord) -> Result<Option<DeviceInfo>, PoolError> {
         let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
-        Ok(self.dm()?.find(DevId::Uuid(&uuid))?)
+        let device = self.dm()?.find(DevId::Uuid(&uuid))?;
+        Ok(device.filter(|device| device.active_table))
     }
 
     /// The cause of a pool that could not be activated: the kernel tries to load a target it lacks

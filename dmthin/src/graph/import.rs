@@ -8,15 +8,16 @@
 //! [`Locks::try_no_imports`]: crate::graph::locks::Locks::try_no_imports
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::backing::host_free;
 use crate::fs::{DetachedMount, MountOptions};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
 use crate::graph::report::{Change, ImportEvent, ImportReport};
 use crate::ids::{Digest, ImageRef, VolumeId};
-use crate::image::{self, Archive, Control, ImageDescriptor, ImageError, LayerDescriptor};
+use crate::image::{self, Archive, Control, ImageDescriptor, ImageError, LayerDescriptor, Spool};
 use crate::store::{
     AddedImage, LayerRecord, NewImage, NewVolume, SealedLayer, StoreError, VolumeRecord,
 };
@@ -54,9 +55,11 @@ impl Pool {
         events: &mut dyn FnMut(ImportEvent),
     ) -> Result<Vec<ImportReport>, PoolError> {
         let live = self.live()?;
-        // Where the pool is there is room for an image, or there is none for its layers either.
-        let spool = self.host().layout().pool_dir(self.name());
-        let (archive, images) = open_archive(source, &spool)?;
+        // Where the pool is there is room for an image, or there is none for its layers either:
+        // half of it each.
+        let dir = self.host().layout().pool_dir(self.name());
+        let limit = Bytes::new(host_free(&dir)?.get() / 2);
+        let (archive, images) = open_archive(source, &Spool { dir: &dir, limit })?;
         if name.is_some() && images.len() > 1 {
             return Err(PoolError::SeveralImages {
                 count: images.len(),
@@ -265,7 +268,7 @@ impl Work<'_> {
 /// The archive with the images in it; what is wrong with it is told with its name.
 fn open_archive(
     source: &ImportSource,
-    spool: &Path,
+    spool: &Spool<'_>,
 ) -> Result<(Archive, Vec<ImageDescriptor>), PoolError> {
     let opened = match source {
         ImportSource::File(path) => Archive::open(path, spool),
@@ -278,7 +281,12 @@ fn open_archive(
         })
         .map_err(|error| match (source, error) {
             // These name the file themselves.
-            (_, error @ (ImageError::Read { .. } | ImageError::Spool { .. })) => error.into(),
+            (
+                _,
+                error @ (ImageError::Read { .. }
+                | ImageError::Spool { .. }
+                | ImageError::SpoolLimit { .. }),
+            ) => error.into(),
             (ImportSource::File(path), source) => PoolError::Archive {
                 name: path.display().to_string(),
                 source,

@@ -100,9 +100,8 @@ impl<'a> Live<'a> {
         };
         // Asked first: a create that meets its own uuid has made a whole device before it is
         // refused, and taking that apart again waits for grace periods (`dm-ioctl.c:dev_create`).
-        match self.thin_pool.dm().device(&uuid) {
-            Err(DmError::NotFound { .. }) => {}
-            result => return Ok(result?),
+        if let Some(device) = self.thin_pool.dm().active(&uuid)? {
+            return Ok(device);
         }
         let size = volume.size.to_sectors_floor();
         match self
@@ -117,6 +116,18 @@ impl<'a> Live<'a> {
     /// The volume's block device for work of our own.
     pub(crate) fn activate_internal(&self, volume: &VolumeRecord) -> Result<Device, PoolError> {
         self.activate(volume, &self.pool.internal_name(volume))
+    }
+
+    /// Whether the pool has the volume. The kernel has no question for that: the volume is activated,
+    /// under its own uuid, so that a cut here leaves nothing that is not known.
+    pub(crate) fn is_in_pool(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
+        let had_one = self.pool.volume_device(volume)?;
+        match self.activate_internal(volume) {
+            Err(PoolError::Dm(DmError::NoSuchThin { .. })) => Ok(false),
+            Err(error) => Err(error),
+            Ok(_) if had_one.is_some_and(|device| device.active_table) => Ok(true),
+            Ok(_) => self.deactivate(volume).map(|()| true),
+        }
     }
 
     /// Takes the volume's block device away, if there is one.

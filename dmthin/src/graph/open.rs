@@ -5,7 +5,7 @@ use std::fs::File;
 use crate::backing::Attached;
 use crate::dm::{
     ActivateOptions, OwnKind, OwnUuid, PoolFeatures, PoolMode, PoolStatus, ThinPool, ThinPoolTable,
-    names,
+    WorkingPool, names,
 };
 use crate::fs;
 use crate::graph::create::remove_path;
@@ -13,6 +13,7 @@ use crate::graph::error::PoolError;
 use crate::graph::host::Host;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
+use crate::graph::recover::Settled;
 use crate::graph::report::{Change, PoolReport};
 use crate::ids::{PoolName, TransactionId};
 use crate::ioctl::{Deferred, DevId, DeviceInfo, LockGuard};
@@ -22,14 +23,27 @@ use crate::units::Sectors;
 
 impl Host {
     /// Opens a pool: its loops, its thin-pool device, what a cut left settled, and the devices of
-    /// the containers that had one.
+    /// the containers that had one. An open pool is settled again, for a verb may have been cut since,
+    /// unless verbs run on it now.
     ///
     /// # Errors
     /// [`PoolError::Metadata`], [`PoolError::BlockSizeMismatch`] or [`PoolError::TransactionMismatch`] where
     /// files or devices are not the catalogue's: nothing was written to them.
     pub fn open_pool(&self, name: &PoolName) -> Result<(Change, PoolReport), PoolError> {
         let pool = self.pool(name)?;
-        let lock = pool.locks().whole_pool()?;
+        let lock = match pool.locks().try_whole_pool()? {
+            Some(lock) => lock,
+            None => {
+                // This waits for another open, which is all we want, but not for verbs.
+                let shared = pool.locks().share_pool()?;
+                if self.pool_device(&pool.record()?)?.is_some() {
+                    drop(shared);
+                    return Ok((Change::Unchanged, pool.status()?));
+                }
+                drop(shared);
+                pool.locks().whole_pool()?
+            }
+        };
         let change = pool.open()?;
         drop(lock);
         Ok((change, pool.status()?))
@@ -88,8 +102,9 @@ impl Pool {
                 name: self.name().clone(),
             });
         }
-        if self.host().pool_device(&record)?.is_some() {
-            return Ok(Change::Unchanged);
+        let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
+        if self.host().dm()?.active(&uuid)?.is_some() {
+            return self.settle_open(record);
         }
         let data = self.attach(&record.data)?;
         let metadata = self.attach(&record.metadata)?;
@@ -106,7 +121,7 @@ impl Pool {
         let generation = self.check_superblock(&record, &metadata)?;
         let live = self.activate_pool(&record, &data, &metadata)?;
         match self.settle(&live, generation) {
-            Ok(()) => Ok(Change::Changed),
+            Ok(_) => Ok(Change::Changed),
             Err(error) => {
                 let undo = self.close().map(drop);
                 Err(error.with_undo(undo))
@@ -115,17 +130,39 @@ impl Pool {
     }
 
     /// What is left to do when the pool's device is there.
-    fn settle(&self, live: &Live<'_>, generation: TransactionId) -> Result<(), PoolError> {
+    fn settle(&self, live: &Live<'_>, generation: TransactionId) -> Result<Change, PoolError> {
         self.stamp(live, generation)?;
+        self.settle_volumes(live)
+    }
+
+    /// Settles what a cut left in a pool that is open, a cut of its opening included.
+    fn settle_open(&self, record: PoolRecord) -> Result<Change, PoolError> {
+        let stamping = record.pending_generation.is_some();
+        let live = Live::open(self, record, None)?;
+        let found = self.require_writable(live.thin_pool())?.transaction_id;
+        let checked = self.require_generation(live.record(), found)?;
+        if stamping && checked == Change::Unchanged {
+            return self.settle(&live, found).map(|_| Change::Changed);
+        }
+        self.settle_volumes(&live)
+    }
+
+    fn settle_volumes(&self, live: &Live<'_>) -> Result<Change, PoolError> {
         let settled = live.recover()?;
         tracing::debug!(kept = settled.kept, removed = settled.removed, "recovered");
+        let mut change = if settled == Settled::default() {
+            Change::Unchanged
+        } else {
+            Change::Changed
+        };
         for container in self.catalogue().containers()? {
-            if container.volume.active {
+            if container.volume.active && self.volume_device(&container.volume)?.is_none() {
                 let name = names::container_name(self.name(), &container.name);
                 live.activate(&container.volume, &name)?;
+                change = Change::Changed;
             }
         }
-        Ok(())
+        Ok(change)
     }
 
     /// Reads the metadata's superblock before the kernel does: a pool that is not ours, or was
@@ -160,18 +197,29 @@ impl Pool {
             });
         }
         let found = superblock.transaction_id;
-        match record.check_generation(found) {
-            GenerationCheck::Match => {}
-            GenerationCheck::PendingDone => self.catalogue().confirm_generation(found)?,
-            GenerationCheck::Mismatch { found, expected } => {
-                return Err(PoolError::TransactionMismatch {
-                    name: name(),
-                    found,
-                    expected,
-                });
-            }
-        }
+        self.require_generation(record, found)?;
         Ok(found)
+    }
+
+    /// That the transaction id found in the pool is the catalogue's; confirms one it was about to be
+    /// given.
+    fn require_generation(
+        &self,
+        record: &PoolRecord,
+        found: TransactionId,
+    ) -> Result<Change, PoolError> {
+        match record.check_generation(found) {
+            GenerationCheck::Match => Ok(Change::Unchanged),
+            GenerationCheck::PendingDone => {
+                self.catalogue().confirm_generation(found)?;
+                Ok(Change::Changed)
+            }
+            GenerationCheck::Mismatch { found, expected } => Err(PoolError::TransactionMismatch {
+                name: self.name().clone(),
+                found,
+                expected,
+            }),
+        }
     }
 
     /// The pool's thin-pool device over its two halves, which must take writes.
@@ -199,7 +247,7 @@ impl Pool {
         let thin_pool = ThinPool::activate(dm, &name, &uuid, len, &table, options)
             .map_err(|error| self.host().without_thin_pool(error))?;
         match self.require_writable(&thin_pool) {
-            Ok(()) => Ok(Live::fresh(self, record.clone(), thin_pool)),
+            Ok(_) => Ok(Live::fresh(self, record.clone(), thin_pool)),
             Err(error) => {
                 Err(error.with_undo(thin_pool.deactivate().map(drop).map_err(PoolError::from)))
             }
@@ -283,8 +331,8 @@ impl Pool {
         self.host().remove_files(self.name())
     }
 
-    /// That the pool takes writes.
-    fn require_writable(&self, thin_pool: &ThinPool<'_>) -> Result<(), PoolError> {
+    /// That the pool takes writes; gives its status.
+    fn require_writable(&self, thin_pool: &ThinPool<'_>) -> Result<Box<WorkingPool>, PoolError> {
         let degraded = |mode: &str, needs_check| PoolError::PoolDegraded {
             name: self.name().clone(),
             mode: mode.to_owned(),
@@ -298,7 +346,7 @@ impl Pool {
             PoolStatus::Working(pool) if pool.mode == PoolMode::Ro => {
                 Err(degraded(pool.mode.as_str(), false))
             }
-            PoolStatus::Working(_) => Ok(()),
+            PoolStatus::Working(pool) => Ok(pool),
             PoolStatus::Fail => Err(degraded("failed", false)),
             PoolStatus::Error => Err(degraded("in error", false)),
         }

@@ -58,7 +58,7 @@ impl Live<'_> {
         if volume.state != VolumeState::Creating || volume.kind != VolumeKind::Container {
             return Ok(false);
         }
-        Ok(volume.size == self.parent(volume)?.size && self.thin_pool().exists(volume.thin_id)?)
+        Ok(volume.size == self.parent(volume)?.size && self.is_in_pool(volume)?)
     }
 
     /// Sealed layers that no image has, the youngest first.

@@ -11,6 +11,7 @@ use crate::ids::{
     ContainerName, DevNo, Digest, DmName, DmUuid, FsType, ImageRef, PoolName, PoolUuid, ThinId,
     TransactionId, VolumeId, VolumeKind,
 };
+use crate::store::VolumeState;
 use crate::units::{BlockSize, Bytes};
 
 /// Whether a verb found something to do.
@@ -276,6 +277,8 @@ pub struct ContainerReport {
     pub image: String,
     /// Identity of the image.
     pub image_id: Digest,
+    /// How far it is: `creating` until it is whole, and after its making was cut.
+    pub state: VolumeState,
     /// Its volume in the catalogue.
     pub volume: VolumeId,
     /// Its id in the pool.

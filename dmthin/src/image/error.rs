@@ -94,6 +94,16 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+    /// A streamed archive, decompressed, is larger than the room there is for its copy.
+    #[error(
+        "the streamed archive is larger than {limit}, the room there is for its copy in {dir:?}"
+    )]
+    SpoolLimit {
+        /// Where it was to be.
+        dir: PathBuf,
+        /// How large it may become.
+        limit: Bytes,
+    },
     /// Neither a docker-archive nor an OCI layout.
     #[error(
         "not an image: found neither manifest.json nor index.json; use `docker save` or an OCI layout"

@@ -24,7 +24,7 @@ mod tarball;
 mod testing;
 
 pub use apply::Applied;
-pub use archive::{Archive, ImageDescriptor, LayerDescriptor};
+pub use archive::{Archive, ImageDescriptor, LayerDescriptor, Spool};
 pub use config::{HistoryEntry, ImageConfig};
 pub use control::Control;
 pub use digest::{chain_id, digest_of};

@@ -82,6 +82,34 @@ fn priv_a_failed_activation_leaves_nothing() {
     assert_eq!(fs::read(&node).unwrap(), b"a file");
 }
 
+/// `pool open` once failed for good on what a killed `container create` had left: a device that was
+/// made and never given a table.
+#[test]
+#[ignore = "needs root and device-mapper"]
+fn priv_what_a_killed_activation_left_is_removed() {
+    let _machine = Machine::new();
+    let dm = dm();
+    let zero = || line(0, 8, "zero", "");
+    for with_table in [false, true] {
+        let made = dm.control().create(&name("a"), Some(&uuid("a"))).unwrap();
+        if with_table {
+            let id = DevId::Dev(made.dev);
+            dm.control().load(id, &[zero()], false).unwrap();
+        }
+        assert_eq!(dm.active(&uuid("a")).unwrap(), None);
+        assert_eq!(dm.find(DevId::Name(&name("a"))).unwrap(), None);
+    }
+    let device = dm
+        .activate(
+            &name("a"),
+            &uuid("a"),
+            &[zero()],
+            ActivateOptions::default(),
+        )
+        .unwrap();
+    assert_eq!(dm.active(&uuid("a")).unwrap(), Some(device));
+}
+
 #[test]
 #[ignore = "needs root and device-mapper"]
 fn priv_a_read_only_device_refuses_writes() {

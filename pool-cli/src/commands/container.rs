@@ -30,7 +30,8 @@ Examples:
     /// List the containers
     #[command(after_help = "\
 MAPPED is what the container has in the pool, with what it shares with its image, while its device
-is there. With -q only names are printed.
+is there. STATE is `creating` until it is whole; where its making was cut, `pool open` settles it.
+With -q only names are printed.
 
 Examples:
   pool-cli container list
@@ -208,6 +209,7 @@ fn container_table(containers: &[ContainerReport]) -> String {
         [
             "NAME",
             "IMAGE",
+            "STATE",
             "SIZE",
             "MAPPED",
             "CREATED",
@@ -218,6 +220,7 @@ fn container_table(containers: &[ContainerReport]) -> String {
             [
                 container.name.to_string(),
                 container.image.clone(),
+                container.state.to_string(),
                 container.size.to_string(),
                 or_dash(container.mapped),
                 utc(container.created_at),
@@ -236,6 +239,7 @@ fn container_fields(container: &ContainerReport) -> String {
             format!("{} ({})", container.image, short(container.image_id)),
         ),
         ("Created", utc(container.created_at)),
+        ("State", container.state.to_string()),
         ("Size", container.size.to_string()),
         ("Mapped", or_dash(container.mapped)),
         ("File system", container.fs.to_string()),
@@ -251,6 +255,7 @@ fn container_fields(container: &ContainerReport) -> String {
 #[cfg(test)]
 mod tests {
     use dmthin::ids::{DevNo, Digest, FsType, ThinId, VolumeId};
+    use dmthin::store::VolumeState;
 
     use super::*;
 
@@ -259,6 +264,7 @@ mod tests {
             name: ContainerName::new("web").unwrap(),
             image: "debian:12".to_owned(),
             image_id: Digest::from_bytes([0xab; 32]),
+            state: VolumeState::Ready,
             volume: VolumeId::new(9),
             thin_id: ThinId::new(8).unwrap(),
             size: Bytes::from_gib(10),
@@ -281,9 +287,9 @@ mod tests {
         assert_eq!(
             container_table(&[container(true), container(false)]),
             "\
-NAME  IMAGE      SIZE    MAPPED   CREATED                  DEVICE                       MOUNTED ON
-web   debian:12  10 GiB  212 MiB  2000-02-29 00:00:00 UTC  /dev/mapper/dmthin-tank-web  /mnt,/srv/web
-web   debian:12  10 GiB  -        2000-02-29 00:00:00 UTC  -                            -
+NAME  IMAGE      STATE  SIZE    MAPPED   CREATED                  DEVICE                       MOUNTED ON
+web   debian:12  ready  10 GiB  212 MiB  2000-02-29 00:00:00 UTC  /dev/mapper/dmthin-tank-web  /mnt,/srv/web
+web   debian:12  ready  10 GiB  -        2000-02-29 00:00:00 UTC  -                            -
 "
         );
     }
@@ -296,6 +302,7 @@ web   debian:12  10 GiB  -        2000-02-29 00:00:00 UTC  -                    
 Container:    web
 Image:        debian:12 (abababababab)
 Created:      2000-02-29 00:00:00 UTC
+State:        ready
 Size:         10 GiB
 Mapped:       212 MiB
 File system:  ext4

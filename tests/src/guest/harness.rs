@@ -81,12 +81,10 @@ impl Ctx {
             .collect())
     }
 
-    /// Runs `pool-cli` with a file as its standard input; it must succeed.
-    pub(super) fn cli_from(&self, args: &[&str], input: &Path) -> Result<String> {
+    /// Runs `pool-cli` with a file as its standard input, however that ends.
+    pub(super) fn cli_from(&self, args: &[&str], input: &Path) -> Result<Output> {
         let file = fs::File::open(input)?;
-        let output = run_with_input("pool-cli", &self.with_root(args)?, Stdio::from(file))?;
-        ensure!(output.code == 0, "pool-cli {args:?}: {}", output.stderr);
-        Ok(output.stdout)
+        run_with_input("pool-cli", &self.with_root(args)?, Stdio::from(file))
     }
 
     /// Runs `pool-cli`; it must succeed.
@@ -160,6 +158,32 @@ impl Ctx {
         ensure!(path.exists(), "{} is not there", path.display());
         Ok(path.to_str().context("not UTF-8")?.to_owned())
     }
+}
+
+/// The ids in use in an open pool, by `thin_ls` of a metadata snapshot: an independent reader.
+pub(super) fn thin_ids(ctx: &Ctx, pool: &str) -> Result<String> {
+    let device = format!("dmthin-{pool}-pool");
+    witness(
+        "dmsetup",
+        &["message", &device, "0", "reserve_metadata_snap"],
+    )?;
+    let metadata = ctx.root.join(pool).join("metadata.img");
+    let listed = run(
+        "thin_ls",
+        &["-m", "--no-headers", "-o", "DEV", text(&metadata)],
+    );
+    witness(
+        "dmsetup",
+        &["message", &device, "0", "release_metadata_snap"],
+    )?;
+    let listed = listed?;
+    ensure!(
+        listed.code == 0,
+        "thin_ls: {}{}",
+        listed.stdout,
+        listed.stderr
+    );
+    Ok(listed.stdout)
 }
 
 /// Text of a path, for a command line.

@@ -157,7 +157,8 @@ fn names_history_tree(ctx: &Ctx) -> Result<()> {
 fn from_stdin_and_directory(ctx: &Ctx) -> Result<()> {
     ctx.pool("tank")?;
     let image = build::small_image(&ctx.dir, "demo:1")?;
-    ctx.cli_from(&["image", "import", "-"], &image)?;
+    let piped = ctx.cli_from(&["image", "import", "-"], &image)?;
+    ensure!(piped.code == 0, "{}", piped.stderr);
     let layout = ctx.mkdir("layout")?;
     oci_layout(&layout)?;
     let report = ctx.json(&["image", "import", text(&layout), "--name", "oci:1"])?;

@@ -11,6 +11,7 @@ mod devices;
 mod harness;
 mod hostile;
 mod images;
+mod pairing;
 mod pools;
 mod reboot;
 
@@ -23,6 +24,7 @@ use harness::Test;
 fn all() -> Vec<Test> {
     [
         pools::TESTS,
+        pairing::TESTS,
         containers::TESTS,
         images::TESTS,
         hostile::TESTS,

@@ -32,10 +32,6 @@ pub(super) const TESTS: &[Test] = &[
         "pool_refuses_devices_that_hold_something",
         refuses_used_devices,
     ),
-    (
-        "pool_refuses_another_pools_files",
-        refuses_another_pools_files,
-    ),
     ("pool_of_xfs", of_xfs),
     ("pool_zeroing_is_on_unless_single_tenant", zeroing),
     ("pool_makes_loop_devices_when_they_run_out", loops_run_out),
@@ -371,41 +367,6 @@ fn refuses_used_devices(ctx: &Ctx) -> Result<()> {
     );
     witness("e2fsck", &["-fn", &data])?;
     witness("losetup", &["-d", &data, &metadata]).map(drop)
-}
-
-fn refuses_another_pools_files(ctx: &Ctx) -> Result<()> {
-    ctx.pool("a")?;
-    ctx.ok(&[
-        "pool",
-        "create",
-        "b",
-        "--size",
-        "2G",
-        "--base-size",
-        "1G",
-        "--block-size",
-        "128K",
-    ])?;
-    for pool in ["a", "b"] {
-        ctx.ok(&["pool", "close", pool])?;
-    }
-    let (a, b) = (
-        ctx.root.join("a/metadata.img"),
-        ctx.root.join("b/metadata.img"),
-    );
-    let saved = ctx.dir.join("saved");
-    fs::rename(&a, &saved)?;
-    witness("cp", &["--sparse=always", text(&b), text(&a)])?;
-    ctx.fails(&["pool", "open", "a"], 8, "block size")?;
-    // All zeros: a pool that was never formatted must not be formatted now.
-    fs::File::create(&a)?.set_len(fs::metadata(&saved)?.len())?;
-    ctx.fails(&["pool", "open", "a"], 8, "superblock")?;
-    ensure!(
-        fs::metadata(&a)?.blocks() == 0,
-        "a refused open wrote to the metadata"
-    );
-    fs::rename(&saved, &a)?;
-    ctx.ok(&["pool", "open", "a"]).map(drop)
 }
 
 fn of_xfs(ctx: &Ctx) -> Result<()> {

@@ -22,4 +22,4 @@ mod source;
 mod tests;
 
 pub use descriptor::{ImageDescriptor, LayerDescriptor};
-pub use open::Archive;
+pub use open::{Archive, Spool};

@@ -14,6 +14,16 @@ use super::source::{Source, is_seekable};
 use super::{docker, oci};
 use crate::image::layer::{self, Compression, MAGIC};
 use crate::image::{Applied, Control, ImageError, Platform};
+use crate::units::Bytes;
+
+/// Where the copy of an archive goes that cannot be read in place.
+#[derive(Debug, Clone, Copy)]
+pub struct Spool<'a> {
+    /// The directory that gets it, as a file without a name.
+    pub dir: &'a Path,
+    /// How large it may become: a stream that decompresses without end must not fill the disk.
+    pub limit: Bytes,
+}
 
 /// An archive of images, open for reading.
 #[derive(Debug)]
@@ -34,9 +44,9 @@ impl Archive {
     /// and a tar that is compressed as a whole, is copied to an unlinked file in `spool`.
     ///
     /// # Errors
-    /// [`ImageError::NotAnImage`] where it is something else, [`ImageError::Read`], [`ImageError::Spool`], and
-    /// what a malformed tar gives.
-    pub fn open(path: &Path, spool: &Path) -> Result<Self, ImageError> {
+    /// [`ImageError::NotAnImage`] where it is something else, [`ImageError::Read`], [`ImageError::Spool`],
+    /// [`ImageError::SpoolLimit`], and what a malformed tar gives.
+    pub fn open(path: &Path, spool: &Spool<'_>) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Read {
             path: path.to_owned(),
             source,
@@ -57,12 +67,12 @@ impl Archive {
         }
     }
 
-    /// Copies a stream to an unlinked file in the directory `spool`, decompressed where it is
-    /// compressed as a whole, and opens that.
+    /// Copies a stream to an unlinked file in `spool`, decompressed where it is compressed as a
+    /// whole, and opens that.
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub fn open_stream(mut stream: impl Read, spool: &Path) -> Result<Self, ImageError> {
+    pub fn open_stream(mut stream: impl Read, spool: &Spool<'_>) -> Result<Self, ImageError> {
         let read_failed = |source| ImageError::Read {
             path: "-".into(),
             source,
@@ -78,11 +88,12 @@ impl Archive {
         let mut reader = compression.reader(whole).map_err(read_failed)?;
 
         let spool_failed = |source| ImageError::Spool {
-            dir: spool.to_owned(),
+            dir: spool.dir.to_owned(),
             source,
         };
-        let mut file = unlinked_file(spool).map_err(spool_failed)?;
+        let mut file = unlinked_file(spool.dir).map_err(spool_failed)?;
         let mut buffer = vec![0; 1 << 18];
+        let mut room = spool.limit.get();
         loop {
             let n = match reader.read(&mut buffer) {
                 Ok(0) => break,
@@ -90,6 +101,13 @@ impl Archive {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(read_failed(e)),
             };
+            room = u64::try_from(n)
+                .ok()
+                .and_then(|n| room.checked_sub(n))
+                .ok_or_else(|| ImageError::SpoolLimit {
+                    dir: spool.dir.to_owned(),
+                    limit: spool.limit,
+                })?;
             file.write_all(buffer.get(..n).unwrap_or_default())
                 .map_err(spool_failed)?;
         }

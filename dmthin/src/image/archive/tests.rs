@@ -16,7 +16,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Archive, ImageDescriptor};
+use super::{Archive, ImageDescriptor, Spool};
 use crate::ids::Digest;
 use crate::image::layer::Compression;
 use crate::image::testing::{Head, Tar, compressed};
@@ -148,7 +148,16 @@ fn dir_of(files: &Files) -> TempDir {
 fn open(tar: &[u8]) -> Result<Archive, ImageError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(tar).unwrap();
-    Archive::open(file.path(), Path::new("/nonexistent"))
+    open_at(file.path())
+}
+
+/// What is read in place needs no spool.
+fn open_at(path: &Path) -> Result<Archive, ImageError> {
+    let spool = Spool {
+        dir: Path::new("/nonexistent"),
+        limit: Bytes::ZERO,
+    };
+    Archive::open(path, &spool)
 }
 
 fn images(files: &Files) -> Result<Vec<ImageDescriptor>, ImageError> {
@@ -212,7 +221,7 @@ fn oci_layouts_are_read_from_tar_and_directory_in_every_compression() {
             assert_eq!(layer.media_type.as_deref(), Some(LAYER));
         }
         let dir = dir_of(&files);
-        let archive = Archive::open(dir.path(), Path::new("/nonexistent")).unwrap();
+        let archive = open_at(dir.path()).unwrap();
         assert_eq!(check(&archive, &["test:1"]), image);
     }
 }
@@ -275,28 +284,39 @@ fn a_tar_of_both_forms_gives_the_digests_of_one_and_the_names_of_the_other() {
 
 #[test]
 fn streams_and_compressed_archives_are_spooled() {
-    let spool = TempDir::new().unwrap();
+    let dir = TempDir::new().unwrap();
     let tar = tar_of(&docker()).end();
+    let spool = |dir, bytes: usize| Spool {
+        dir,
+        limit: Bytes::new(u64::try_from(bytes).unwrap()),
+    };
+    let enough = spool(dir.path(), tar.len());
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         let bytes = compressed(compression, &tar);
-        let archive = Archive::open_stream(bytes.as_slice(), spool.path()).unwrap();
+        let archive = Archive::open_stream(bytes.as_slice(), &enough).unwrap();
         check(&archive, &["test:1", "test:latest"]);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&bytes).unwrap();
         check(
-            &Archive::open(file.path(), spool.path()).unwrap(),
+            &Archive::open(file.path(), &enough).unwrap(),
             &["test:1", "test:latest"],
         );
-        assert_eq!(fs::read_dir(spool.path()).unwrap().count(), 0);
+        // However small it comes, what counts is what it becomes.
+        let short = spool(dir.path(), tar.len() - 1);
+        assert!(matches!(
+            Archive::open_stream(bytes.as_slice(), &short),
+            Err(ImageError::SpoolLimit { limit, .. }) if limit == short.limit
+        ));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
-    let gone = spool.path().join("gone");
+    let gone = dir.path().join("gone");
     assert!(matches!(
-        Archive::open_stream(tar.as_slice(), &gone),
+        Archive::open_stream(tar.as_slice(), &spool(&gone, tar.len())),
         Err(ImageError::Spool { dir, .. }) if dir == gone
     ));
     let cut = compressed(Compression::Gzip, &tar);
     assert!(matches!(
-        Archive::open_stream(&cut[..cut.len() / 2], spool.path()),
+        Archive::open_stream(&cut[..cut.len() / 2], &enough),
         Err(ImageError::Read { .. })
     ));
 }
@@ -398,12 +418,9 @@ fn what_is_no_archive_of_images_is_refused() {
         );
     }
     let dir = TempDir::new().unwrap();
+    assert!(matches!(open_at(dir.path()), Err(ImageError::NotAnImage)));
     assert!(matches!(
-        Archive::open(dir.path(), dir.path()),
-        Err(ImageError::NotAnImage)
-    ));
-    assert!(matches!(
-        Archive::open(&dir.path().join("gone"), dir.path()),
+        open_at(&dir.path().join("gone")),
         Err(ImageError::Read { .. })
     ));
     let mut files = Files::new();
@@ -687,13 +704,10 @@ fn names_cannot_lead_out_of_the_archive() {
     fs::write(outside.path(), manifest).unwrap();
     fs::rename(dir.path().join("index.json"), dir.path().join("real.json")).unwrap();
     std::os::unix::fs::symlink("real.json", dir.path().join("index.json")).unwrap();
-    check(&Archive::open(dir.path(), dir.path()).unwrap(), &["test:1"]);
+    check(&open_at(dir.path()).unwrap(), &["test:1"]);
     fs::remove_file(dir.path().join("index.json")).unwrap();
     std::os::unix::fs::symlink(outside.path(), dir.path().join("index.json")).unwrap();
-    assert!(matches!(
-        Archive::open(dir.path(), dir.path()),
-        Err(ImageError::NotAnImage)
-    ));
+    assert!(matches!(open_at(dir.path()), Err(ImageError::NotAnImage)));
 }
 
 #[test]
@@ -718,7 +732,7 @@ fn members_that_are_no_plain_files_are_refused() {
     fs::remove_file(&index).unwrap();
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, &index, fifo, 0o600.into(), 0).unwrap();
-    let archive = Archive::open(dir.path(), dir.path()).unwrap();
+    let archive = open_at(dir.path()).unwrap();
     assert!(matches!(
         archive.images(None),
         Err(ImageError::NotAFile { .. })
