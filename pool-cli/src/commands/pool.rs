@@ -49,7 +49,8 @@ Examples:
     /// Open a pool, as after a reboot
     #[command(after_help = "\
 Attaches the loop devices, makes the thin-pool device, settles what a crash left and brings back the
-devices of the containers. A pool that is open already stays as it is.
+devices of the containers. A pool that is open already is settled again, unless a command works on
+it.
 
 Prints: NAME, its state, and the number of its device (major:minor), with tabs between them.
 
