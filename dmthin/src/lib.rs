@@ -9,6 +9,7 @@
 //! ```no_run
 //! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource};
 //! use dmthin::ids::{FsType, PoolName};
+//! use dmthin::store::Guard;
 //! use dmthin::units::BlockSize;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,6 +24,7 @@
 //!     fs: FsType::Ext4,
 //!     mkfs_args: Vec::new(),
 //!     single_tenant: false,
+//!     guard: Guard::default(),
 //!     devices: None,
 //! })?;
 //! let pool = host.pool(&name)?;

@@ -234,6 +234,99 @@ impl FromStr for Bytes {
     }
 }
 
+/// What a size is to become: so much, or so much more. Reads `80G` and `+10G`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewSize {
+    /// This size.
+    To(Bytes),
+    /// More by this.
+    By(Bytes),
+}
+
+impl NewSize {
+    /// The size that follows from the one there is; saturates.
+    #[must_use]
+    pub const fn from(self, now: Bytes) -> Bytes {
+        match self {
+            Self::To(size) => size,
+            Self::By(more) => now.saturating_add(more),
+        }
+    }
+}
+
+impl FromStr for NewSize {
+    type Err = ParseSizeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix('+') {
+            Some(more) => more.parse().map(Self::By),
+            None => text.parse().map(Self::To),
+        }
+    }
+}
+
+/// A share of a whole, in whole hundredths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct Percent(u8);
+
+/// Why a number is not a share.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a percentage: write a whole number from 0 to 99, as in 10 or 10%")]
+pub struct PercentError(pub String);
+
+impl Percent {
+    /// A tenth.
+    pub const TENTH: Self = Self(10);
+
+    /// So many hundredths, less than all of it.
+    ///
+    /// # Errors
+    /// [`PercentError`] from 100 on.
+    pub fn new(hundredths: u64) -> Result<Self, PercentError> {
+        match u8::try_from(hundredths) {
+            Ok(n) if n < 100 => Ok(Self(n)),
+            _ => Err(PercentError(hundredths.to_string())),
+        }
+    }
+
+    /// The bare number.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// This share of a length, rounded down.
+    #[must_use]
+    pub fn of(self, whole: Bytes) -> Bytes {
+        let hundredths = whole.0 / 100;
+        let rest = whole.0 % 100;
+        let share = u64::from(self.0);
+        // Neither part can overflow: the share is less than a hundred.
+        let whole = hundredths.saturating_mul(share);
+        Bytes(whole.saturating_add(rest.saturating_mul(share) / 100))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = PercentError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_suffix('%').unwrap_or(text);
+        let number = digits.bytes().all(|byte| byte.is_ascii_digit());
+        match digits.parse() {
+            Ok(n) if number => Self::new(n).map_err(|_| PercentError(text.to_owned())),
+            _ => Err(PercentError(text.to_owned())),
+        }
+    }
+}
+
 impl Sectors {
     /// The same length in bytes, or `None` past `u64::MAX`.
     #[must_use]
@@ -329,6 +422,31 @@ impl BlockSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_size_is_absolute_or_relative() {
+        let now = Bytes::from_gib(10);
+        let size = |text: &str| text.parse::<NewSize>().map(|size| size.from(now));
+        assert_eq!(size("12G"), Ok(Bytes::from_gib(12)));
+        assert_eq!(size("+2G"), Ok(Bytes::from_gib(12)));
+        for text in ["", "+", "++1G", "-1G"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_read_and_taken() {
+        for (text, n) in [("0", 0), ("10", 10), ("10%", 10), ("99%", 99)] {
+            assert_eq!(text.parse::<Percent>().unwrap().get(), n);
+        }
+        for text in ["", "%", "100", "+5", "-1", "1.5", "10 %", "256"] {
+            assert_eq!(text.parse::<Percent>(), Err(PercentError(text.to_owned())));
+        }
+        assert_eq!(Percent::TENTH.of(Bytes::new(1005)), Bytes::new(100));
+        let most = Percent::new(99).unwrap().of(Bytes::new(u64::MAX));
+        assert_eq!(most, Bytes::new(18_262_276_632_972_456_098));
+        assert_eq!(Percent::TENTH.to_string(), "10%");
+    }
 
     #[test]
     fn sizes_are_read_with_binary_suffixes() {

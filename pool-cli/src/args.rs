@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use dmthin::graph::{Host, Pool};
 use dmthin::ids::PoolName;
-use dmthin::units::{BlockSize, Bytes};
+use dmthin::units::{BlockSize, Bytes, NewSize};
 use tracing::level_filters::LevelFilter;
 
+use crate::commands::base::BaseCommand;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::container::ContainerCommand;
 use crate::commands::device::DeviceCommand;
@@ -40,7 +41,7 @@ Sizes are bytes, or a number with K, M, G or T (powers of 1024): 65536, 64K, 1.5
 Results go to stdout; progress, logs and errors go to stderr, an error last.
 DMTHIN_ROOT and DMTHIN_POOL stand in for --root and --pool; NO_COLOR turns colours off.
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 exists, 5 busy, 6 no data space,
-7 no metadata space, 8 needs check, 9 permission, 10 unsupported, 75 retry later."
+7 no metadata space, 8 needs check, 9 permission, 10 unsupported, 11 bad image, 75 retry later."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -125,6 +126,9 @@ pub(crate) enum Command {
     /// Make, open, close and look at pools
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Grow the base volume that images stand on
+    #[command(subcommand)]
+    Base(BaseCommand),
     /// Import, list and remove images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -185,6 +189,12 @@ pub(crate) fn size(text: &str) -> Result<Bytes, String> {
     }
 }
 
+/// Reads a size, or with a + in front how much is to be added.
+pub(crate) fn new_size(text: &str) -> Result<NewSize, String> {
+    size(text.strip_prefix('+').unwrap_or(text))?;
+    text.parse::<NewSize>().map_err(|error| error.to_string())
+}
+
 /// Reads the block size of a pool.
 pub(crate) fn block_size(text: &str) -> Result<BlockSize, String> {
     BlockSize::from_bytes(size(text)?).map_err(|error| error.to_string())
@@ -225,6 +235,11 @@ mod tests {
     #[test]
     fn sizes_are_more_than_nothing() {
         assert_eq!(size("1.5G"), Ok(Bytes::new(1_610_612_736)));
+        assert_eq!(new_size("+1K"), Ok(NewSize::By(Bytes::new(1024))));
+        assert_eq!(new_size("1K"), Ok(NewSize::To(Bytes::new(1024))));
+        for text in ["+0", "++1", "+"] {
+            assert!(new_size(text).is_err(), "{text}");
+        }
         assert_eq!(size("0"), Err("a size is more than 0".to_owned()));
         assert_eq!(block_size("64K"), Ok(BlockSize::DEFAULT));
         assert_eq!(

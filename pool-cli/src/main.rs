@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::commands::{completions, container, device, doctor, image, man, pool};
+use crate::commands::{base, completions, container, device, doctor, image, man, pool};
 
 fn main() -> ExitCode {
     // Asked before parsing: a usage error has to take the form that was asked for too.
@@ -33,6 +33,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let context = cli.globals.context();
     match cli.command {
         Command::Pool(command) => pool::run(&context, command),
+        Command::Base(command) => base::run(&context, command),
         Command::Image(command) => image::run(&context, command),
         Command::Container(command) => container::run(&context, command),
         Command::Device(command) => device::run(&context, command),

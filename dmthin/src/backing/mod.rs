@@ -11,4 +11,4 @@ mod sparse;
 pub use attached::Attached;
 pub use block::BlockDevice;
 pub use error::BackingError;
-pub use sparse::{SparseFile, host_free};
+pub use sparse::{HostRoom, SparseFile, host_room};

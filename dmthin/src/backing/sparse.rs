@@ -130,6 +130,22 @@ impl SparseFile {
         Ok(Bytes::new(self.metadata()?.len()))
     }
 
+    /// Makes the file longer, durably; one that is that long already stays as it is. What is new is
+    /// a hole.
+    ///
+    /// # Errors
+    /// [`BackingError::Size`], [`BackingError::Io`].
+    pub fn lengthen(&self, size: Bytes) -> Result<(), BackingError> {
+        check_size(&self.path, size)?;
+        if self.size()? >= size {
+            return Ok(());
+        }
+        self.file
+            .set_len(size.get())
+            .and_then(|()| self.file.sync_all())
+            .map_err(|e| BackingError::io("lengthen", &self.path, e))
+    }
+
     /// What the file takes on the host.
     ///
     /// # Errors
@@ -197,14 +213,27 @@ impl SparseFile {
     }
 }
 
-/// The free space on the file system that holds `path`, without what it keeps for root.
+/// Room on a file system of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostRoom {
+    /// Free, without what the file system keeps for root.
+    pub free: Bytes,
+    /// In all.
+    pub total: Bytes,
+}
+
+/// The room on the file system that holds `path`.
 ///
 /// # Errors
 /// [`BackingError::NotFound`], [`BackingError::Io`].
-pub fn host_free(path: &Path) -> Result<Bytes, BackingError> {
+pub fn host_room(path: &Path) -> Result<HostRoom, BackingError> {
     let stat = rustix::fs::statvfs(path)
         .map_err(|errno| BackingError::io("read the free space of", path, errno.into()))?;
-    Ok(Bytes::new(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    let bytes = |blocks: u64| Bytes::new(blocks.saturating_mul(stat.f_frsize));
+    Ok(HostRoom {
+        free: bytes(stat.f_bavail),
+        total: bytes(stat.f_blocks),
+    })
 }
 
 #[cfg(test)]
@@ -223,6 +252,22 @@ mod tests {
         assert_eq!(file.allocated().unwrap(), Bytes::ZERO);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_file_grows_and_never_shrinks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.img");
+        let file = SparseFile::create(&path, Bytes::from_mib(4)).unwrap();
+        for (asked, then) in [(8, 8), (8, 8), (4, 8)] {
+            file.lengthen(Bytes::from_mib(asked)).unwrap();
+            assert_eq!(file.size().unwrap(), Bytes::from_mib(then));
+        }
+        assert!(matches!(
+            file.lengthen(Bytes::new((9 << 20) + 1)),
+            Err(BackingError::Size { .. })
+        ));
+        assert_eq!(file.allocated().unwrap(), Bytes::ZERO);
     }
 
     #[test]
@@ -301,9 +346,10 @@ mod tests {
 
     #[test]
     fn free_space_is_that_of_the_host() {
-        assert!(host_free(Path::new("/")).unwrap() > Bytes::ZERO);
+        let room = host_room(Path::new("/")).unwrap();
+        assert!(Bytes::ZERO < room.free && room.free <= room.total);
         assert!(matches!(
-            host_free(Path::new("/no/such/dir")),
+            host_room(Path::new("/no/such/dir")),
             Err(BackingError::NotFound { .. })
         ));
     }

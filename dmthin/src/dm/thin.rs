@@ -6,7 +6,7 @@ use crate::dm::pool::{ThinPool, only_line};
 use crate::dm::status::ThinStatus;
 use crate::dm::table::ThinTable;
 use crate::ids::{DmName, DmUuid, ThinId};
-use crate::ioctl::{DevId, Errno, Flush, TargetLine};
+use crate::ioctl::{DevId, Errno, Flush, SuspendFlags, TargetLine};
 use crate::units::Sectors;
 
 impl ThinPool<'_> {
@@ -30,6 +30,27 @@ impl ThinPool<'_> {
                 }
                 error => error,
             })
+    }
+
+    /// Makes an active volume's device as long as this, where it is shorter. A file system on it is
+    /// frozen for the moment.
+    ///
+    /// # Errors
+    /// As of [`crate::dm::Dm::reload`], [`DmError::WrongTarget`].
+    pub fn lengthen_thin(
+        &self,
+        volume: DevId<'_>,
+        id: ThinId,
+        size: Sectors,
+    ) -> Result<(), DmError> {
+        let (info, lines) = self.dm().control().table(volume)?;
+        let line = only_line(&info.name, ThinTable::TARGET, lines)?;
+        if line.len < size {
+            let table = [self.thin_line(id, size)];
+            self.dm()
+                .reload(volume, &table, info.read_only, SuspendFlags::default())?;
+        }
+        Ok(())
     }
 
     /// What an active volume says of itself: how much is mapped.

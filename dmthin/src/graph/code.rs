@@ -66,10 +66,13 @@ impl PoolError {
             | Self::TooSmall { .. }
             | Self::TooLarge { .. }
             | Self::SameDevice { .. }
+            | Self::DeviceShort { .. }
             | Self::SeveralImages { .. } => ErrorCode::Usage,
             Self::PoolBusy { .. } | Self::DeviceInUse { .. } | Self::ContainerBusy { .. } => {
                 ErrorCode::Busy
             }
+            Self::DataGuard { .. } | Self::HostGuard { .. } => ErrorCode::NoDataSpace,
+            Self::MetadataGuard { .. } => ErrorCode::NoMetadataSpace,
             Self::Metadata { .. }
             | Self::Unformatted { .. }
             | Self::BlockSizeMismatch { .. }

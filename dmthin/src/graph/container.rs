@@ -11,7 +11,7 @@ use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
 use crate::graph::report::ContainerReport;
 use crate::ids::{ContainerName, DevNo};
-use crate::store::{ContainerRecord, NewContainer, StoreError, VolumeRecord, VolumeState};
+use crate::store::{ContainerRecord, NewContainer, StoreError, VolumeRecord};
 use crate::units::Bytes;
 
 /// What a container is to be.
@@ -21,7 +21,7 @@ pub struct CreateContainer {
     pub image: String,
     /// Its name; one is made up where there is none.
     pub name: Option<ContainerName>,
-    /// Size of its device, at least the image's; the image's where there is none.
+    /// Size of its device, at least the image's; the pool's base size where there is none.
     pub size: Option<Bytes>,
 }
 
@@ -29,10 +29,11 @@ impl Pool {
     /// Makes a container: a snapshot of its image's top layer, with its device active.
     ///
     /// # Errors
-    /// Among others [`StoreError::ImageNotFound`], [`StoreError::ContainerExists`],
+    /// Among others [`PoolError::DataGuard`], [`StoreError::ImageNotFound`], [`StoreError::ContainerExists`],
     /// [`StoreError::TooSmall`] and [`PoolError::PoolNotOpen`]. One that failed left nothing behind.
     pub fn create_container(&self, new: &CreateContainer) -> Result<ContainerReport, PoolError> {
         let live = self.live()?;
+        live.admit()?;
         let image = self.catalogue().find_image(&new.image)?;
         let image_name = image
             .names
@@ -81,7 +82,7 @@ impl Pool {
         let device = live.activate(volume, &names::container_name(self.name(), name))?;
         if volume.size > parent.size {
             let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;
-            fs::grow(mount.open_root()?, volume.fs, volume.size)?;
+            Live::grow_mounted(&mount, volume, &parent)?;
             mount.sync()?;
             // Recovery can find that the volume exists, but not that its file system has grown.
             self.catalogue().set_ready(volume.id)?;
@@ -127,12 +128,7 @@ impl Pool {
         let _lock = self.locks().volume(volume)?;
         // Read again: who made it may have had the lock until now.
         let record = self.catalogue().container(name)?;
-        if record.volume.state != VolumeState::Ready {
-            return Err(PoolError::ContainerHalfMade {
-                name: name.clone(),
-                pool: self.name().clone(),
-            });
-        }
+        self.require_ready(name, &record.volume)?;
         if !dir.is_dir() {
             return Err(PoolError::NotADirectory {
                 path: dir.to_owned(),
@@ -219,6 +215,7 @@ impl Pool {
             volume: volume.id,
             thin_id: volume.thin_id,
             size: volume.size,
+            growing_to: volume.growing_to,
             mapped,
             fs: volume.fs,
             fs_uuid: volume.fs_uuid,

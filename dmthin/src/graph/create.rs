@@ -18,7 +18,7 @@ use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
 use crate::graph::report::PoolReport;
 use crate::ids::{FsType, PoolName, PoolUuid};
-use crate::store::{BackingRecord, Catalogue, NewPool, PoolState, StoreError};
+use crate::store::{BackingRecord, Catalogue, Guard, NewPool, PoolState, StoreError};
 use crate::units::{BlockSize, Bytes};
 
 /// What a pool is to be.
@@ -40,6 +40,8 @@ pub struct CreatePool {
     pub mkfs_args: Vec<String>,
     /// Leaves out the zeroing of new blocks: for hosts whose containers may see each other's bytes.
     pub single_tenant: bool,
+    /// What must stay free for new volumes to be made.
+    pub guard: Guard,
     /// Two block devices in place of sparse files.
     pub devices: Option<DevicePair>,
 }
@@ -190,6 +192,7 @@ impl Host {
             base_size: round_up(new.base_size),
             fs: new.fs,
             mkfs_args: new.mkfs_args.clone(),
+            guard: new.guard,
         })
     }
 

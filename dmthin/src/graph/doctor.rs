@@ -97,7 +97,7 @@ impl Host {
             )];
         };
         let shown = there.display();
-        let mut checks = vec![match backing::host_free(there) {
+        let mut checks = vec![match backing::host_room(there).map(|room| room.free) {
             Ok(free) if free < LITTLE_ROOM => check(
                 "room",
                 Verdict::Warn,

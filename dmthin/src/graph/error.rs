@@ -12,7 +12,7 @@ use crate::image::ImageError;
 use crate::ioctl::IoctlError;
 use crate::store::StoreError;
 use crate::thinmeta::ReadError;
-use crate::units::{BlockSize, Bytes};
+use crate::units::{BlockSize, Bytes, Percent};
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +182,54 @@ pub enum PoolError {
         /// Whether the needs_check flag is set.
         needs_check: bool,
     },
+    /// The pool's data is nearly full: nothing new is made.
+    #[error(
+        "pool {name} has {free} of {total} data left, and keeps {least} free: nothing new is made in it"
+    )]
+    DataGuard {
+        /// The pool.
+        name: PoolName,
+        /// What is free.
+        free: Bytes,
+        /// Of how much.
+        total: Bytes,
+        /// What must stay free.
+        least: Percent,
+    },
+    /// The pool's metadata is nearly full: nothing new is made.
+    #[error(
+        "pool {name} has {free} of {total} metadata left, and keeps {least} free: nothing new is made in it"
+    )]
+    MetadataGuard {
+        /// The pool.
+        name: PoolName,
+        /// What is free.
+        free: Bytes,
+        /// Of how much.
+        total: Bytes,
+        /// What must stay free.
+        least: Percent,
+    },
+    /// The host's file system below a pool on a file is nearly full: nothing new is made.
+    #[error("the file system of {} has {free} left, and {least} are kept free: nothing new is made in the pool", path.display())]
+    HostGuard {
+        /// The pool's file.
+        path: PathBuf,
+        /// What is free.
+        free: Bytes,
+        /// What must stay free.
+        least: Bytes,
+    },
+    /// A block device that is not as large as the pool is to be.
+    #[error("{} has {found}, less than {asked}", path.display())]
+    DeviceShort {
+        /// The device.
+        path: PathBuf,
+        /// Its size.
+        found: Bytes,
+        /// What the pool is to have of it.
+        asked: Bytes,
+    },
     /// A size that cannot be.
     #[error("a {what} of {size} is too small: it takes at least {least}")]
     TooSmall {
@@ -325,6 +373,18 @@ impl PoolError {
             Self::PoolHalfMade { name } => {
                 format!("clear it away: pool-cli pool destroy {name}")
             }
+            Self::DataGuard { name, .. } => format!(
+                "grow it: pool-cli pool grow {name} --data +SIZE; or remove containers and images"
+            ),
+            Self::MetadataGuard { name, .. } => format!(
+                "grow it: pool-cli pool grow {name} --metadata +SIZE; or remove containers and images"
+            ),
+            Self::HostGuard { .. } => {
+                "make room on the host's file system, or remove containers and images".to_owned()
+            }
+            Self::DeviceShort { .. } => {
+                "make the device larger first, as with lvextend, or ask for less".to_owned()
+            }
             Self::ContainerHalfMade { pool, .. } => {
                 format!("have it settled: pool-cli pool open {pool}")
             }
@@ -359,7 +419,7 @@ impl PoolError {
             | Self::Layer {
                 source: ImageError::NoSpace { .. },
                 ..
-            } => "make a pool with a larger --base-size".to_owned(),
+            } => "make the base volume larger: pool-cli base grow +SIZE".to_owned(),
             _ if self.code() == ErrorCode::Permission => "run it as root".to_owned(),
             _ => return None,
         })

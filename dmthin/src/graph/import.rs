@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use crate::backing::host_free;
+use crate::backing::host_room;
 use crate::fs::{DetachedMount, MountOptions};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
@@ -45,7 +45,7 @@ impl Pool {
     /// Imports every image of an archive; `name` is given to the only one in place of its own names.
     ///
     /// # Errors
-    /// [`PoolError::Image`] and [`PoolError::Layer`] with what is wrong with the archive;
+    /// [`PoolError::DataGuard`] and the like where there is little room; [`PoolError::Image`] and [`PoolError::Layer`] with what is wrong with the archive;
     /// [`PoolError::SeveralImages`] where `name` could mean several. One that failed left nothing
     /// behind.
     pub fn import(
@@ -55,10 +55,11 @@ impl Pool {
         events: &mut dyn FnMut(ImportEvent),
     ) -> Result<Vec<ImportReport>, PoolError> {
         let live = self.live()?;
+        live.admit()?;
         // Where the pool is there is room for an image, or there is none for its layers either:
         // half of it each.
         let dir = self.host().layout().pool_dir(self.name());
-        let limit = Bytes::new(host_free(&dir)?.get() / 2);
+        let limit = Bytes::new(host_room(&dir)?.free.get() / 2);
         let (archive, images) = open_archive(source, &Spool { dir: &dir, limit })?;
         if name.is_some() && images.len() > 1 {
             return Err(PoolError::SeveralImages {
@@ -193,11 +194,17 @@ impl Work<'_> {
             size: layer.size,
         });
         let catalogue = self.live.pool().catalogue();
-        let volume = catalogue.begin_volume(NewVolume::Layer { parent: below.id })?;
+        self.live.admit()?;
+        let volume = catalogue.begin_volume(NewVolume::Layer {
+            parent: below.id,
+            // The layer below may be of a time when the base was smaller.
+            size: self.live.record().base_size.max(below.size),
+        })?;
         self.made.push(volume.clone());
         self.live.snapshot(&volume, below)?;
         let device = self.live.activate_internal(&volume)?;
         let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;
+        Live::grow_mounted(&mount, &volume, below)?;
         let tell = RefCell::new((&mut *events, Bytes::ZERO));
         let progress = |more: Bytes| {
             let (events, done) = &mut *tell.borrow_mut();

@@ -5,6 +5,7 @@
 //!                 changes volumes shares it, so that many run at once and none runs under a close
 //! byte 1          imports share it while their layers belong to no image yet; recovery takes it
 //!                 alone before it calls a layer forsaken
+//! byte 2          who grows the pool or its base takes it alone
 //! byte 2^32 + n   volume n: whoever makes, mounts, grows or removes it
 //! ```
 //!
@@ -19,6 +20,7 @@ use crate::ioctl::{LockByte, LockFile, LockGuard, LockMode};
 
 const POOL: u64 = 0;
 const IMPORTS: u64 = 1;
+const GROWTH: u64 = 2;
 const VOLUMES: u64 = 1 << 32;
 
 /// A pool's locks.
@@ -61,6 +63,11 @@ impl Locks {
         Ok(self
             .file
             .try_lock(LockByte::new(IMPORTS), LockMode::Exclusive)?)
+    }
+
+    /// The pool's sizes for ourselves; verbs on volumes go on.
+    pub(crate) fn growth(&self) -> Result<LockGuard, PoolError> {
+        Ok(self.file.lock(LockByte::new(GROWTH), LockMode::Exclusive)?)
     }
 
     /// A volume for ourselves.

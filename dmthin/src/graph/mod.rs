@@ -29,6 +29,8 @@ mod create;
 mod devices;
 mod doctor;
 mod error;
+mod grow;
+mod guard;
 mod host;
 mod images;
 mod import;
@@ -47,11 +49,13 @@ pub use code::ErrorCode;
 pub use container::CreateContainer;
 pub use create::{CreatePool, DevicePair};
 pub use error::PoolError;
+pub use grow::GrowPool;
+pub use guard::UntilGuard;
 pub use host::Host;
 pub use import::ImportSource;
 pub use pool::Pool;
 pub use report::{
-    BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, HistoryReport,
-    ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool, PoolReport,
-    PoolSummary, PoolWord, RemovedImage, Usage, Verdict,
+    BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, GrownContainer,
+    HistoryReport, ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool,
+    PoolReport, PoolSummary, PoolWord, RemovedImage, Usage, Verdict,
 };

@@ -144,7 +144,14 @@ impl Pool {
         if stamping && checked == Change::Unchanged {
             return self.settle(&live, found).map(|_| Change::Changed);
         }
-        self.settle_volumes(&live)
+        // A growth may have been cut before the kernel knew of it.
+        let fitted = live.fit(live.record())?;
+        let settled = self.settle_volumes(&live)?;
+        Ok(if fitted == Change::Unchanged {
+            settled
+        } else {
+            fitted
+        })
     }
 
     fn settle_volumes(&self, live: &Live<'_>) -> Result<Change, PoolError> {
@@ -229,16 +236,7 @@ impl Pool {
         data: &Attached,
         metadata: &Attached,
     ) -> Result<Live<'_>, PoolError> {
-        let table = ThinPoolTable {
-            metadata: metadata.dev(),
-            data: data.dev(),
-            block_size: record.block_size,
-            low_water: record.low_water,
-            features: PoolFeatures {
-                skip_block_zeroing: !record.zeroing,
-                ..PoolFeatures::default()
-            },
-        };
+        let table = Self::table(record, data, metadata);
         let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
         let name = names::pool_name(self.name());
         let len: Sectors = record.data_size.to_sectors_floor();
@@ -251,6 +249,24 @@ impl Pool {
             Err(error) => {
                 Err(error.with_undo(thin_pool.deactivate().map(drop).map_err(PoolError::from)))
             }
+        }
+    }
+
+    /// The table of the pool's device.
+    pub(crate) fn table(
+        record: &PoolRecord,
+        data: &Attached,
+        metadata: &Attached,
+    ) -> ThinPoolTable {
+        ThinPoolTable {
+            metadata: metadata.dev(),
+            data: data.dev(),
+            block_size: record.block_size,
+            low_water: record.low_water,
+            features: PoolFeatures {
+                skip_block_zeroing: !record.zeroing,
+                ..PoolFeatures::default()
+            },
         }
     }
 
@@ -332,7 +348,10 @@ impl Pool {
     }
 
     /// That the pool takes writes; gives its status.
-    fn require_writable(&self, thin_pool: &ThinPool<'_>) -> Result<Box<WorkingPool>, PoolError> {
+    pub(crate) fn require_writable(
+        &self,
+        thin_pool: &ThinPool<'_>,
+    ) -> Result<Box<WorkingPool>, PoolError> {
         let degraded = |mode: &str, needs_check| PoolError::PoolDegraded {
             name: self.name().clone(),
             mode: mode.to_owned(),

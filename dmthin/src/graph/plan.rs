@@ -1,6 +1,6 @@
 //! Sizes chosen for a new pool, with the reasons.
 
-use crate::units::{BlockSize, Bytes, DataBlocks};
+use crate::units::{BlockSize, Bytes, DataBlocks, META_BLOCK_BYTES, MetaBlocks};
 
 /// Metadata smaller than this is refused: the kernel's own minimum is 2 MiB
 /// (`Documentation/admin-guide/device-mapper/thin-provisioning.rst`).
@@ -35,6 +35,11 @@ pub(crate) fn data_blocks(data: Bytes, block_size: BlockSize) -> DataBlocks {
             .checked_div(block_size.to_bytes().get())
             .unwrap_or(0),
     )
+}
+
+/// Whole blocks in a metadata device.
+pub(crate) fn metadata_blocks(metadata: Bytes) -> MetaBlocks {
+    MetaBlocks::new(metadata.get() / META_BLOCK_BYTES)
 }
 
 /// Free blocks at which the kernel sends its one event: a tenth of the pool.

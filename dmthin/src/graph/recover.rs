@@ -10,10 +10,12 @@
 //! | `creating` container, in the pool, as large as its parent | created; the lazy `ready` may be lost | `ready` |
 //! | `creating` container, else | not yet created, or its file system not yet grown | removed |
 //! | `creating` base or layer | its content was not whole | removed |
+//! | `ready` container with `growing_to` | a growth was cut | grown to its end |
 //! | `ready` layer of no image, no import running | an import was cut between layers | removed |
 
 use std::collections::HashSet;
 
+use crate::dm::names;
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
 use crate::ids::VolumeKind;
@@ -42,6 +44,18 @@ impl Live<'_> {
                 tracing::info!(volume = %volume.id, kind = %volume.kind, "removing what a cut left");
                 self.discard_volume(volume)?;
                 settled.removed = settled.removed.saturating_add(1);
+            }
+        }
+        for container in catalogue.containers()? {
+            if container.volume.growing_to.is_none() || container.volume.state != VolumeState::Ready
+            {
+                continue;
+            }
+            let name = names::container_name(self.pool().name(), &container.name);
+            match self.finish_growth(&container.volume, &name) {
+                Ok(_) => settled.kept = settled.kept.saturating_add(1),
+                // It is as usable as it was, and no reason to keep the others closed.
+                Err(error) => tracing::warn!(%container.name, %error, "its growth is not finished"),
             }
         }
         if let Some(_no_imports) = self.pool().locks().try_no_imports()? {

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::graph::guard::UntilGuard;
 use crate::ids::{
     ContainerName, DevNo, Digest, DmName, DmUuid, FsType, ImageRef, PoolName, PoolUuid, ThinId,
     TransactionId, VolumeId, VolumeKind,
 };
-use crate::store::VolumeState;
+use crate::store::{Guard, VolumeState};
 use crate::units::{BlockSize, Bytes};
 
 /// Whether a verb found something to do.
@@ -110,6 +111,8 @@ pub struct LivePool {
     pub discard_passdown: bool,
     /// `error` or `queue`.
     pub on_full: Option<String>,
+    /// What is left before new volumes are refused.
+    pub until_guard: Option<UntilGuard>,
     /// Devices of ours on it.
     pub active_volumes: u64,
 }
@@ -127,6 +130,8 @@ pub struct PoolReport {
     pub block_size: BlockSize,
     /// Whether new blocks are zeroed before a container can read them.
     pub zeroing: bool,
+    /// What must stay free for new volumes to be made.
+    pub guard: Guard,
     /// File system of its volumes.
     pub fs: FsType,
     /// Size of the base volume, and of a container unless it asks for more.
@@ -285,6 +290,8 @@ pub struct ContainerReport {
     pub thin_id: ThinId,
     /// Size of its device.
     pub size: Bytes,
+    /// The size that it is being grown to, where that is not finished.
+    pub growing_to: Option<Bytes>,
     /// Bytes mapped in the pool, shared ones included, while it is active.
     pub mapped: Option<Bytes>,
     /// Its file system.
@@ -299,6 +306,17 @@ pub struct ContainerReport {
     pub devno: Option<DevNo>,
     /// Where it is mounted.
     pub mounts: Vec<PathBuf>,
+}
+
+/// What `container grow` did.
+#[derive(Debug, Clone, Serialize)]
+pub struct GrownContainer {
+    /// Whether it did anything.
+    pub change: Change,
+    /// Whether the file system was grown too; if not, who uses the device has to.
+    pub fs_grown: bool,
+    /// The container, as it is now.
+    pub container: ContainerReport,
 }
 
 /// What a device of ours is for.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::backing::{self, SparseFile};
 use crate::dm::{DiscardMode, OwnKind, PoolMode, PoolStatus};
 use crate::graph::error::PoolError;
+use crate::graph::guard;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
 use crate::graph::report::{BackingReport, LivePool, PoolReport, PoolWord, Usage};
@@ -42,6 +43,7 @@ impl Pool {
             state,
             block_size: record.block_size,
             zeroing: record.zeroing,
+            guard: record.guard,
             fs: record.fs,
             base_size: record.base_size,
             data: self.backing_report(&record.data, record.data_size, devices.map(|d| d.data))?,
@@ -86,6 +88,7 @@ impl Pool {
             needs_check: false,
             discard_passdown: false,
             on_full: None,
+            until_guard: None,
             active_volumes,
         };
         match live.thin_pool().status()? {
@@ -100,6 +103,7 @@ impl Pool {
                     used: pool.used_metadata.to_bytes_saturating(),
                     total: pool.total_metadata.to_bytes_saturating(),
                 });
+                report.until_guard = Some(guard::until_guard(record, &pool));
                 report.transaction_id = Some(pool.transaction_id);
                 report.needs_check = pool.needs_check;
                 // A read-only pool answers discards and does nothing.
@@ -143,7 +147,7 @@ impl Pool {
         if file {
             let sparse = SparseFile::open(&report.path)?;
             report.allocated = sparse.allocated()?;
-            report.host_free = Some(backing::host_free(&report.path)?);
+            report.host_free = Some(backing::host_room(&report.path)?.free);
             if let Some(found) = sparse.attached()?
                 && Some(found.dev()) == device
             {

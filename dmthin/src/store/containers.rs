@@ -6,6 +6,7 @@ use crate::ids::{ContainerName, ImageId, VolumeKind};
 use crate::store::catalogue::{Catalogue, Durability};
 use crate::store::error::{Outcome, StoreError};
 use crate::store::images;
+use crate::store::pool;
 use crate::store::record::{ContainerRecord, NewContainer, VolumeRecord};
 use crate::store::row::{self, Cells, VOLUME, volume_key};
 use crate::store::volumes;
@@ -68,7 +69,8 @@ impl Catalogue {
                     config_digest: image.config_digest,
                 })?
                 .volume;
-            let size = new.size.unwrap_or(top.size);
+            let base_size = pool::select(db)?.base_size;
+            let size = new.size.unwrap_or(top.size.max(base_size));
             if size < top.size {
                 let least = top.size;
                 return Err(StoreError::TooSmall { size, least }.into());

@@ -50,8 +50,9 @@ mod tests;
 pub use catalogue::Catalogue;
 pub use error::{Corruption, StoreError};
 pub use record::{
-    AddedImage, BackingRecord, ContainerRecord, Counts, ImageRecord, LayerRecord, NewContainer,
-    NewImage, NewPool, NewVolume, PoolRecord, RemovedImage, SealedLayer, VolumeRecord,
+    AddedImage, BackingRecord, ContainerRecord, Counts, Guard, ImageRecord, LayerRecord,
+    NewContainer, NewImage, NewPool, NewVolume, PoolRecord, RemovedImage, SealedLayer,
+    VolumeRecord,
 };
 pub use state::{GenerationCheck, PoolState, VolumeState};
 pub use timestamp::Timestamp;

@@ -5,12 +5,11 @@ use rusqlite::{Connection, named_params};
 use crate::ids::{ThinId, TransactionId};
 use crate::store::catalogue::{Catalogue, Durability};
 use crate::store::error::{CorruptionKind, Outcome, StoreError};
-use crate::store::record::{BackingRecord, Counts, NewPool, PoolRecord};
+use crate::store::record::{BackingRecord, Counts, Guard, NewPool, PoolRecord};
 use crate::store::row::{self, Cells, generation_key, to_sql};
 use crate::store::state::PoolState;
 use crate::store::timestamp::Timestamp;
-use crate::units::BlockSize;
-use crate::units::DataBlocks;
+use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
 fn backing_columns(backing: &BackingRecord) -> Outcome<(&'static str, &str)> {
     match backing {
@@ -31,6 +30,10 @@ fn backing(cells: &Cells<'_>, kind: &'static str, at: &'static str) -> Outcome<B
     }
 }
 
+fn percent(cells: &Cells<'_>, column: &'static str) -> Outcome<Percent> {
+    Percent::new(cells.number(column)?).map_err(|_| cells.bad(column))
+}
+
 pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
     let (data_kind, data_at) = backing_columns(&new.data)?;
     let (metadata_kind, metadata_at) = backing_columns(&new.metadata)?;
@@ -38,7 +41,8 @@ pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
         db,
         "INSERT INTO pool VALUES (1, :name, :uuid, :created_at, :block_size, :low_water,
             :data_kind, :data_at, :data_size, :metadata_kind, :metadata_at, :metadata_size,
-            :zeroing, :base_size, :fs, :mkfs_args, 'creating', 0, NULL, 0)",
+            :zeroing, :base_size, :fs, :mkfs_args, :min_free_data, :min_free_metadata,
+            'creating', 0, NULL, 0)",
         named_params! {
             ":name": new.name.as_str(),
             ":uuid": new.uuid.to_string(),
@@ -55,6 +59,8 @@ pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
             ":base_size": to_sql("a size", new.base_size.get())?,
             ":fs": new.fs.as_str(),
             ":mkfs_args": serde_json::Value::from(new.mkfs_args.clone()).to_string(),
+            ":min_free_data": new.guard.min_free_data.get(),
+            ":min_free_metadata": new.guard.min_free_metadata.get(),
         },
     )?;
     Ok(())
@@ -81,6 +87,10 @@ pub(super) fn select(db: &Connection) -> Outcome<PoolRecord> {
             base_size: cells.bytes("base_size")?,
             fs: cells.text("fs")?,
             mkfs_args: serde_json::from_str(&mkfs_args).map_err(|_| cells.bad("mkfs_args"))?,
+            guard: Guard {
+                min_free_data: percent(&cells, "min_free_data")?,
+                min_free_metadata: percent(&cells, "min_free_metadata")?,
+            },
             state: cells.text("state")?,
             generation: TransactionId::new(cells.number("generation")?),
             pending_generation: cells
@@ -164,6 +174,74 @@ impl Catalogue {
             }
             row::run(db, "UPDATE pool SET state = ?1", [to.as_str()])?;
             Ok(())
+        })
+    }
+
+    /// Records how long the pool's data and metadata devices are to be, and its low-water mark: the
+    /// intent of a growth, which the next opening fulfils where it was cut. They never shrink.
+    ///
+    /// # Errors
+    /// [`StoreError::TooSmall`], [`StoreError::TooLarge`].
+    pub fn set_pool_sizes(
+        &self,
+        data: Bytes,
+        metadata: Bytes,
+        low_water: DataBlocks,
+    ) -> Result<PoolRecord, StoreError> {
+        self.write(Durability::Durable, |db| {
+            let pool = select(db)?;
+            for (size, least) in [(data, pool.data_size), (metadata, pool.metadata_size)] {
+                if size < least {
+                    return Err(StoreError::TooSmall { size, least }.into());
+                }
+            }
+            row::run(
+                db,
+                "UPDATE pool SET data_size = ?1, metadata_size = ?2, low_water = ?3",
+                (
+                    to_sql("a size", data.get())?,
+                    to_sql("a size", metadata.get())?,
+                    to_sql("a low-water mark", low_water.get())?,
+                ),
+            )?;
+            select(db)
+        })
+    }
+
+    /// Records the size of the base volume that new images stand on. It never shrinks.
+    ///
+    /// # Errors
+    /// [`StoreError::TooSmall`], [`StoreError::TooLarge`].
+    pub fn set_base_size(&self, size: Bytes) -> Result<(), StoreError> {
+        self.write(Durability::Durable, |db| {
+            let least = select(db)?.base_size;
+            if size < least {
+                return Err(StoreError::TooSmall { size, least }.into());
+            }
+            let size = to_sql("a size", size.get())?;
+            row::run(db, "UPDATE pool SET base_size = ?1", [size])
+        })
+    }
+
+    /// Records what must stay free; what is left out stays.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn set_guard(
+        &self,
+        min_free_data: Option<Percent>,
+        min_free_metadata: Option<Percent>,
+    ) -> Result<(), StoreError> {
+        self.write(Durability::Durable, |db| {
+            row::run(
+                db,
+                "UPDATE pool SET min_free_data = coalesce(?1, min_free_data),
+                    min_free_metadata = coalesce(?2, min_free_metadata)",
+                (
+                    min_free_data.map(Percent::get),
+                    min_free_metadata.map(Percent::get),
+                ),
+            )
         })
     }
 

@@ -8,7 +8,7 @@ use crate::ids::{
 };
 use crate::store::state::{GenerationCheck, PoolState, VolumeState};
 use crate::store::timestamp::Timestamp;
-use crate::units::{BlockSize, Bytes, DataBlocks};
+use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
 /// Where a pool's data or metadata lies.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -24,6 +24,24 @@ pub enum BackingRecord {
         /// Its path, best one that survives a reboot.
         path: PathBuf,
     },
+}
+
+/// What must stay free in a pool for new volumes to be made in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Guard {
+    /// Of its data.
+    pub min_free_data: Percent,
+    /// Of its metadata.
+    pub min_free_metadata: Percent,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            min_free_data: Percent::TENTH,
+            min_free_metadata: Percent::TENTH,
+        }
+    }
 }
 
 /// A pool to be recorded. It starts in [`PoolState::Creating`], at generation 0.
@@ -53,6 +71,8 @@ pub struct NewPool {
     pub fs: FsType,
     /// Further arguments for mkfs.
     pub mkfs_args: Vec<String>,
+    /// What must stay free.
+    pub guard: Guard,
 }
 
 /// The pool as recorded.
@@ -84,6 +104,8 @@ pub struct PoolRecord {
     pub fs: FsType,
     /// Further arguments for mkfs.
     pub mkfs_args: Vec<String>,
+    /// What must stay free.
+    pub guard: Guard,
     /// How far it is.
     pub state: PoolState,
     /// The transaction id the pool should have.
@@ -112,10 +134,12 @@ pub enum NewVolume {
         /// Its length.
         size: Bytes,
     },
-    /// A layer to be: a snapshot of its parent, as long as it and with its file system.
+    /// A layer to be: a snapshot of its parent, with its file system.
     Layer {
         /// The base or the layer below.
         parent: VolumeId,
+        /// Its length, at least its parent's.
+        size: Bytes,
     },
 }
 
@@ -134,6 +158,8 @@ pub struct VolumeRecord {
     pub parent: Option<VolumeId>,
     /// Its length.
     pub size: Bytes,
+    /// The length it is being grown to: its file system may have any length in between.
+    pub growing_to: Option<Bytes>,
     /// Its file system.
     pub fs: FsType,
     /// The file system's uuid, where it is known; a snapshot starts with its parent's.

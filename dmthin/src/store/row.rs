@@ -137,7 +137,7 @@ pub(super) fn run(db: &Connection, sql: &str, params: impl Params) -> Outcome<()
 /// The columns [`volume`] reads, for `SELECT`.
 pub(super) const VOLUME: &str = "volumes.id AS id, volumes.thin_id AS thin_id, \
      volumes.kind AS kind, volumes.state AS state, volumes.parent AS parent, \
-     volumes.size AS size, volumes.fs AS fs, volumes.fs_uuid AS fs_uuid, \
+     volumes.size AS size, volumes.growing_to AS growing_to, volumes.fs AS fs, volumes.fs_uuid AS fs_uuid, \
      volumes.created_at AS created_at, volumes.active AS active";
 
 pub(super) fn volume(row: &Row<'_>) -> Outcome<VolumeRecord> {
@@ -149,6 +149,7 @@ pub(super) fn volume(row: &Row<'_>) -> Outcome<VolumeRecord> {
         state: cells.text("state")?,
         parent: cells.number_or_null("parent")?.map(VolumeId::new),
         size: cells.bytes("size")?,
+        growing_to: cells.number_or_null("growing_to")?.map(Bytes::new),
         fs: cells.text("fs")?,
         fs_uuid: cells.raw("fs_uuid")?,
         created_at: cells.timestamp("created_at")?,

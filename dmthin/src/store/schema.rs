@@ -26,6 +26,8 @@ CREATE TABLE pool (
     base_size INTEGER NOT NULL,
     fs TEXT NOT NULL,
     mkfs_args TEXT NOT NULL,
+    min_free_data INTEGER NOT NULL CHECK (min_free_data BETWEEN 0 AND 99),
+    min_free_metadata INTEGER NOT NULL CHECK (min_free_metadata BETWEEN 0 AND 99),
     state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'destroying')),
     generation INTEGER NOT NULL CHECK (generation >= 0),
     pending_generation INTEGER CHECK (pending_generation = generation + 1),
@@ -39,6 +41,7 @@ CREATE TABLE volumes (
     state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'deleting')),
     parent INTEGER REFERENCES volumes (id) ON DELETE SET NULL,
     size INTEGER NOT NULL CHECK (size >= 0),
+    growing_to INTEGER CHECK (growing_to > size),
     fs TEXT NOT NULL,
     fs_uuid TEXT,
     created_at INTEGER NOT NULL,
@@ -46,6 +49,7 @@ CREATE TABLE volumes (
 ) STRICT;
 CREATE INDEX volumes_by_parent ON volumes (parent);
 CREATE INDEX volumes_unsettled ON volumes (id) WHERE state != 'ready';
+CREATE INDEX volumes_growing ON volumes (id) WHERE growing_to IS NOT NULL;
 CREATE UNIQUE INDEX one_base_per_class ON volumes (fs, size)
     WHERE kind = 'base' AND state = 'ready';
 

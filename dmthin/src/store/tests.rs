@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 use crate::ids::{ContainerName, Digest, FsType, ImageId, ImageRef, PoolName, PoolUuid, VolumeId};
 use crate::store::{
-    BackingRecord, Catalogue, LayerRecord, NewContainer, NewImage, NewPool, NewVolume, StoreError,
-    VolumeRecord,
+    BackingRecord, Catalogue, Guard, LayerRecord, NewContainer, NewImage, NewPool, NewVolume,
+    StoreError, VolumeRecord,
 };
-use crate::units::{BlockSize, Bytes, DataBlocks};
+use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
 const BASE_SIZE: Bytes = Bytes::from_gib(10);
 
@@ -92,6 +92,10 @@ fn pool() -> NewPool {
         base_size: BASE_SIZE,
         fs: FsType::Ext4,
         mkfs_args: vec!["-m".to_owned(), "0 \"'\u{e9}".to_owned()],
+        guard: Guard {
+            min_free_data: Percent::new(5).unwrap(),
+            min_free_metadata: Percent::new(0).unwrap(),
+        },
     }
 }
 
@@ -150,11 +154,14 @@ fn ready_base(catalogue: &Catalogue) -> VolumeRecord {
     catalogue.volume(base.id).unwrap()
 }
 
+/// A layer of the size of all bases and layers here.
+fn as_long_as(parent: VolumeId) -> NewVolume {
+    let size = BASE_SIZE;
+    NewVolume::Layer { parent, size }
+}
+
 fn begin_layer(catalogue: &Catalogue, parent: VolumeId) -> VolumeId {
-    catalogue
-        .begin_volume(NewVolume::Layer { parent })
-        .unwrap()
-        .id
+    catalogue.begin_volume(as_long_as(parent)).unwrap().id
 }
 
 /// Sealed layers with these chain ids, each on the one before.

@@ -155,13 +155,18 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`StoreError::VolumeNotFound`] and [`StoreError::VolumeNotReady`] for the parent,
-    /// [`StoreError::ThinIdsSpent`], [`StoreError::PoolDestroying`].
+    /// [`StoreError::TooSmall`] for less than the parent, [`StoreError::ThinIdsSpent`],
+    /// [`StoreError::PoolDestroying`].
     pub fn begin_volume(&self, new: NewVolume) -> Result<VolumeRecord, StoreError> {
         self.write(Durability::Durable, |db| match new {
             NewVolume::Base { fs, size } => insert(db, VolumeKind::Base, None, fs, size),
-            NewVolume::Layer { parent } => {
+            NewVolume::Layer { parent, size } => {
                 let parent = find_ready(db, parent)?;
-                insert(db, VolumeKind::Layer, Some(&parent), parent.fs, parent.size)
+                if size < parent.size {
+                    let least = parent.size;
+                    return Err(StoreError::TooSmall { size, least }.into());
+                }
+                insert(db, VolumeKind::Layer, Some(&parent), parent.fs, size)
             }
         })
     }
@@ -262,28 +267,60 @@ impl Catalogue {
         })
     }
 
-    /// Records that a container's volume has grown.
+    /// Writes the intent to grow a container's volume; [`finish_growth`](Self::finish_growth) ends it.
+    /// For the size that it has already there is nothing to be done, and nothing is written.
     ///
     /// # Errors
-    /// [`StoreError::TooSmall`] for less than it has, [`StoreError::Sealed`] for a base or layer,
-    /// [`StoreError::VolumeNotReady`], [`StoreError::VolumeNotFound`].
-    pub fn set_volume_size(&self, id: VolumeId, size: Bytes) -> Result<(), StoreError> {
+    /// [`StoreError::TooSmall`] for less than it has, or than a growth that was cut may have given it;
+    /// [`StoreError::Sealed`] for a base or layer, [`StoreError::VolumeNotReady`],
+    /// [`StoreError::VolumeNotFound`].
+    pub fn begin_growth(&self, id: VolumeId, size: Bytes) -> Result<VolumeRecord, StoreError> {
         self.write(Durability::Durable, |db| {
             let volume = find_ready(db, id)?;
             if volume.kind != VolumeKind::Container {
                 return Err(StoreError::Sealed { id }.into());
             }
-            if size < volume.size {
-                let least = volume.size;
+            let least = volume.growing_to.unwrap_or(volume.size);
+            if size < least {
                 return Err(StoreError::TooSmall { size, least }.into());
             }
+            if size > least {
+                row::run(
+                    db,
+                    "UPDATE volumes SET growing_to = ?1 WHERE id = ?2",
+                    (to_sql("a size", size.get())?, volume_key(id)?),
+                )?;
+            }
+            find(db, id)
+        })
+    }
+
+    /// Records that a volume, its file system included, has the length it was grown to.
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeNotFound`].
+    pub fn finish_growth(&self, id: VolumeId) -> Result<VolumeRecord, StoreError> {
+        self.write(Durability::Durable, |db| {
             row::run(
                 db,
-                "UPDATE volumes SET size = ?1 WHERE id = ?2",
-                (to_sql("a size", size.get())?, volume_key(id)?),
+                "UPDATE volumes SET size = growing_to, growing_to = NULL
+                 WHERE id = ?1 AND growing_to IS NOT NULL",
+                [volume_key(id)?],
             )?;
-            Ok(())
+            find(db, id)
         })
+    }
+
+    /// The volumes whose growth is not finished, by id.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn growing(&self) -> Result<Vec<VolumeRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {VOLUME} FROM volumes
+             WHERE growing_to IS NOT NULL AND state = 'ready' ORDER BY id"
+        );
+        self.read(|db| row::all(db, &sql, (), row::volume))
     }
 
     /// Records the uuid of a volume's file system.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use dmthin::graph::{ContainerReport, CreateContainer};
+use dmthin::graph::{Change, ContainerReport, CreateContainer};
 use dmthin::ids::ContainerName;
-use dmthin::units::Bytes;
+use dmthin::units::{Bytes, NewSize};
 use serde::Serialize;
 
-use crate::args::{Context, size};
+use crate::args::{Context, new_size, size};
 use crate::output::{fields, lines, list, or_dash, record, short, table};
 use crate::time::utc;
 
@@ -53,6 +53,18 @@ Prints: the container's name, its device and where it is mounted, with tabs betw
 Example:
   pool-cli container mount web /mnt")]
     Mount(MountArgs),
+    /// Make a container's device and file system larger, in use or not
+    #[command(after_help = "\
+A file system that is mounted on this machine is grown while it is in use, one that is not mounted is
+mounted for the moment, out of sight. Where somebody uses the device itself, as a virtual machine does,
+only the device grows: grow the file system from within, with resize2fs or xfs_growfs.
+
+Prints: the container's name and its size, with a tab between them.
+
+Examples:
+  pool-cli container grow web 40G
+  pool-cli container grow web +10G")]
+    Grow(GrowArgs),
     /// Unmount a container wherever it is mounted
     #[command(
         name = "umount",
@@ -87,9 +99,19 @@ pub(crate) struct CreateArgs {
     /// Name of the container: letters, digits and _ . -, at most 63 [default: one is made up]
     #[arg(long, value_name = "NAME")]
     name: Option<ContainerName>,
-    /// Size of its device, in bytes or with K, M, G, T [default: the image's]
+    /// Size of its device, in bytes or with K, M, G, T [default: the pool's base size]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     size: Option<Bytes>,
+}
+
+/// Options of `container grow`.
+#[derive(Debug, Args)]
+pub(crate) struct GrowArgs {
+    /// Name of the container
+    name: ContainerName,
+    /// Its new size, or + and how much is to be added
+    #[arg(value_parser = new_size)]
+    size: NewSize,
 }
 
 /// The container of a command.
@@ -176,6 +198,18 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
                 ])
             })
         }
+        ContainerCommand::Grow(GrowArgs { name, size }) => {
+            let grown = pool.grow_container(&name, size)?;
+            match (grown.change, grown.fs_grown) {
+                (Change::Unchanged, _) => out.note(&format!("container {name} had that size")),
+                (Change::Changed, true) => {}
+                (Change::Changed, false) => {
+                    out.note("only the device has grown: grow its file system where it is in use")
+                }
+            }
+            let size = grown.container.size;
+            out.done(&grown, || record([name.to_string(), size.to_string()]))
+        }
         ContainerCommand::Unmount(ContainerArgs { name }) => {
             let unmounted = pool.unmount_container(&name)?;
             if unmounted.is_empty() {
@@ -231,6 +265,14 @@ fn container_table(containers: &[ContainerReport]) -> String {
     )
 }
 
+/// The size, and what it is becoming where that is not finished.
+fn size_text(container: &ContainerReport) -> String {
+    match container.growing_to {
+        None => container.size.to_string(),
+        Some(size) => format!("{}, growing to {size}", container.size),
+    }
+}
+
 fn container_fields(container: &ContainerReport) -> String {
     fields([
         ("Container", container.name.to_string()),
@@ -240,7 +282,7 @@ fn container_fields(container: &ContainerReport) -> String {
         ),
         ("Created", utc(container.created_at)),
         ("State", container.state.to_string()),
-        ("Size", container.size.to_string()),
+        ("Size", size_text(container)),
         ("Mapped", or_dash(container.mapped)),
         ("File system", container.fs.to_string()),
         ("UUID", or_dash(container.fs_uuid.as_ref())),
@@ -268,6 +310,7 @@ mod tests {
             volume: VolumeId::new(9),
             thin_id: ThinId::new(8).unwrap(),
             size: Bytes::from_gib(10),
+            growing_to: None,
             mapped: active.then(|| Bytes::from_mib(212)),
             fs: FsType::Ext4,
             fs_uuid: None,

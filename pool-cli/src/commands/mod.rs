@@ -1,6 +1,7 @@
 //! The commands, a file for each noun: what clap reads becomes the library's options, one verb is
 //! called, its answer is printed.
 
+pub(crate) mod base;
 pub(crate) mod completions;
 pub(crate) mod container;
 pub(crate) mod device;

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use dmthin::graph::{
-    BackingReport, Change, CreatePool, DevicePair, PoolReport, PoolSummary, PoolWord,
+    BackingReport, Change, CreatePool, DevicePair, GrowPool, PoolReport, PoolSummary, PoolWord,
+    UntilGuard,
 };
 use dmthin::ids::{FsType, PoolName};
-use dmthin::units::{BlockSize, Bytes};
+use dmthin::store::Guard;
+use dmthin::units::{BlockSize, Bytes, NewSize, Percent};
 use serde::Serialize;
 
-use crate::args::{Context, block_size, size};
+use crate::args::{Context, block_size, new_size, size};
 use crate::output::{fields, lines, or_dash, record, table, usage};
 
 /// What can be done with pools.
@@ -57,6 +59,30 @@ Prints: NAME, its state, and the number of its device (major:minor), with tabs b
 Example:
   pool-cli pool open tank")]
     Open(NameArgs),
+    /// Make a pool larger while it is in use
+    #[command(after_help = "\
+Sizes are new sizes, or with a + what is to be added. Sparse files are made longer; a block device or
+LVM volume must have been made larger before, and is taken as large as it is if no size is given.
+Nothing shrinks. What was cut in the middle, the next `pool open` ends.
+
+Prints: NAME, the size of its data and of its metadata, with tabs between them.
+
+Examples:
+  pool-cli pool grow --data +50G
+  pool-cli pool grow tank --data 200G --metadata +1G
+  lvextend -L +50G vg/data && pool-cli pool grow fast")]
+    Grow(GrowArgs),
+    /// Set what must stay free in a pool for new things to be made in it
+    #[command(after_help = "\
+Below it an import and the making of a container are refused with exit code 6 (data) or 7 (metadata);
+what exists goes on, and removing is never refused. 0 turns it off: a pool that is full makes its
+writers wait and then fail.
+
+Prints: NAME and the two percentages, with tabs between them.
+
+Example:
+  pool-cli pool set tank --min-free-data 5%")]
+    Set(SetArgs),
     /// Close a pool: take its devices away, keep its data
     #[command(after_help = "\
 Refused with exit code 5 while a container of the pool is mounted or in use. A pool that is closed
@@ -104,6 +130,12 @@ pub(crate) struct CreateArgs {
     /// Do not zero new blocks: faster, but a container can read what another one wrote before
     #[arg(long)]
     single_tenant: bool,
+    /// Share of the data that must stay free for an import or a new container
+    #[arg(long, value_name = "PERCENT", default_value = "10%")]
+    min_free_data: Percent,
+    /// Share of the metadata that must stay free for an import or a new container
+    #[arg(long, value_name = "PERCENT", default_value = "10%")]
+    min_free_metadata: Percent,
     /// Block device or LVM volume for the data, instead of a sparse file
     #[arg(
         long,
@@ -128,6 +160,10 @@ impl From<CreateArgs> for CreatePool {
             fs: args.fs,
             mkfs_args: args.mkfs_args,
             single_tenant: args.single_tenant,
+            guard: Guard {
+                min_free_data: args.min_free_data,
+                min_free_metadata: args.min_free_metadata,
+            },
             devices: args
                 .data
                 .zip(args.metadata)
@@ -141,6 +177,36 @@ impl From<CreateArgs> for CreatePool {
 pub(crate) struct StatusArgs {
     /// Name of the pool [default: the one of --pool, else the only one]
     name: Option<PoolName>,
+}
+
+/// Options of `pool grow`.
+#[derive(Debug, Args)]
+pub(crate) struct GrowArgs {
+    /// Name of the pool [default: the one of --pool, else the only one]
+    name: Option<PoolName>,
+    /// Size of its data, or + and how much is to be added
+    #[arg(long, value_name = "SIZE", value_parser = new_size)]
+    data: Option<NewSize>,
+    /// Size of its metadata, or + and how much is to be added
+    #[arg(long, value_name = "SIZE", value_parser = new_size)]
+    metadata: Option<NewSize>,
+}
+
+/// Options of `pool set`.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Name of the pool [default: the one of --pool, else the only one]
+    name: Option<PoolName>,
+    /// Share of the data that must stay free for an import or a new container
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        required_unless_present = "min_free_metadata"
+    )]
+    min_free_data: Option<Percent>,
+    /// Share of the metadata that must stay free for an import or a new container
+    #[arg(long, value_name = "PERCENT")]
+    min_free_metadata: Option<Percent>,
 }
 
 /// The pool of a command that wants its name told.
@@ -204,6 +270,43 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
                 pool: &pool,
             };
             out.done(&body, || opened(&pool))
+        }
+        PoolCommand::Grow(GrowArgs {
+            name,
+            data,
+            metadata,
+        }) => {
+            let pool = context.pool(name.as_ref())?;
+            let (change, pool) = pool.grow(&GrowPool { data, metadata })?;
+            if change == Change::Unchanged {
+                out.note(&format!("pool {} was that large already", pool.name));
+            }
+            let body = Opened {
+                change,
+                pool: &pool,
+            };
+            out.done(&body, || {
+                record([
+                    pool.name.to_string(),
+                    pool.data.size.to_string(),
+                    pool.metadata.size.to_string(),
+                ])
+            })
+        }
+        PoolCommand::Set(SetArgs {
+            name,
+            min_free_data,
+            min_free_metadata,
+        }) => {
+            let pool = context.pool(name.as_ref())?;
+            let pool = pool.set_guard(min_free_data, min_free_metadata)?;
+            out.done(&OnePool { pool: &pool }, || {
+                record([
+                    pool.name.to_string(),
+                    pool.guard.min_free_data.to_string(),
+                    pool.guard.min_free_metadata.to_string(),
+                ])
+            })
         }
         PoolCommand::Close(NameArgs { name }) => {
             let change = context.host.close_pool(&name)?;
@@ -286,6 +389,7 @@ fn pool_fields(pool: &PoolReport) -> String {
                 live.metadata.map_or_else(|| "-".to_owned(), usage),
             ),
             ("When full", or_dash(live.on_full.as_ref())),
+            ("Guard", guard_text(pool.guard, live.until_guard)),
             ("Discards", discards.to_owned()),
             ("Active volumes", live.active_volumes.to_string()),
             ("Transaction", or_dash(live.transaction_id)),
@@ -312,6 +416,19 @@ fn pool_fields(pool: &PoolReport) -> String {
         ),
     ]);
     fields(rows)
+}
+
+/// What must stay free, and what is left until then.
+fn guard_text(guard: Guard, left: Option<UntilGuard>) -> String {
+    let part = |what, share: Percent, left: Option<Bytes>| match left {
+        Some(Bytes::ZERO) => format!("{share} of {what} REACHED"),
+        Some(left) => format!("{share} of {what} ({left} to go)"),
+        None => format!("{share} of {what}"),
+    };
+    let data = part("data", guard.min_free_data, left.map(|left| left.data));
+    let metadata = left.map(|left| left.metadata);
+    let metadata = part("metadata", guard.min_free_metadata, metadata);
+    format!("nothing new below {data}, {metadata}")
 }
 
 fn backing_rows(names: [&'static str; 2], pool: &PoolReport) -> Vec<(&'static str, String)> {

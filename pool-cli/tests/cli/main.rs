@@ -128,7 +128,10 @@ fn missing_pool(words: &str, args: &str) {
     let root = tempfile::tempdir().unwrap();
     // The verbs of `pool` name theirs; the others take it from --pool.
     let line = if words.starts_with("pool ") {
-        format!("{words} nope")
+        match args.strip_prefix("tank") {
+            Some(rest) => format!("{words} nope{rest}"),
+            None => format!("{words} nope"),
+        }
     } else {
         format!("{words} {args} --pool nope")
     };
@@ -205,8 +208,12 @@ conformance! {
     pool_list: "pool list", "", Free;
     pool_status: "pool status", "", InPool;
     pool_open: "pool open", "tank", InPool;
+    pool_grow: "pool grow", "", InPool;
+    pool_set: "pool set", "tank --min-free-data=5", InPool;
     pool_close: "pool close", "tank", InPool;
     pool_destroy: "pool destroy", "tank", InPool;
+    base: "base", "", Noun;
+    base_grow: "base grow", "20G", InPool;
     image: "image", "", Noun;
     image_import: "image import", "-", InPool;
     image_list: "image list", "", InPool;
@@ -218,6 +225,7 @@ conformance! {
     container_list: "container list", "", InPool;
     container_inspect: "container inspect", "web", InPool;
     container_mount: "container mount", "web /mnt", InPool;
+    container_grow: "container grow", "web 20G", InPool;
     container_umount: "container umount", "web", InPool;
     container_rm: "container rm", "web", InPool;
     device: "device", "", Noun;

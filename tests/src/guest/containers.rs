@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::build;
-use super::harness::{Ctx, Test, text, witness};
+use super::harness::{Ctx, Test, df_mib, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
@@ -174,8 +174,7 @@ fn size_grows(ctx: &Ctx) -> Result<()> {
     ensure!(witness("blockdev", &["--getsize64", device])?.trim() == (8_u64 << 30).to_string());
     let mount = ctx.mkdir("mnt")?;
     ctx.ok(&["container", "mount", "big", text(&mount)])?;
-    let size = witness("df", &["-m", "--output=size", text(&mount)])?;
-    let mib: u64 = size.lines().nth(1).context("df")?.trim().parse()?;
+    let mib = df_mib("size", &mount)?;
     ensure!(
         (7500..=8192).contains(&mib),
         "the file system has {mib} MiB"

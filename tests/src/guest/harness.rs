@@ -186,6 +186,12 @@ pub(super) fn thin_ids(ctx: &Ctx, pool: &str) -> Result<String> {
     Ok(listed.stdout)
 }
 
+/// A number of MiB that `df` tells of a file system: its `size` or what of it is `avail`.
+pub(super) fn df_mib(what: &str, path: &Path) -> Result<u64> {
+    let told = witness("df", &["-m", &format!("--output={what}"), text(path)])?;
+    Ok(told.lines().nth(1).context("df")?.trim().parse()?)
+}
+
 /// Text of a path, for a command line.
 pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("test paths are ASCII")

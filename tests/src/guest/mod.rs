@@ -8,6 +8,7 @@
 mod build;
 mod containers;
 mod devices;
+mod growth;
 mod harness;
 mod hostile;
 mod images;
@@ -26,6 +27,7 @@ fn all() -> Vec<Test> {
         pools::TESTS,
         pairing::TESTS,
         containers::TESTS,
+        growth::TESTS,
         images::TESTS,
         hostile::TESTS,
         devices::TESTS,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::harness::{Ctx, Test, text, thin_ids, witness};
+use super::harness::{Ctx, Test, df_mib, text, thin_ids, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
@@ -155,8 +155,7 @@ fn settles_after_kills(ctx: &Ctx) -> Result<()> {
             ctx.ok(&["container", "create", "demo:1", "--name", &name])?;
         }
         ctx.ok(&["container", "mount", &name, text(&mount)])?;
-        let size = witness("df", &["-m", "--output=size", text(&mount)])?;
-        let mib: u64 = size.lines().nth(1).context("df")?.trim().parse()?;
+        let mib = df_mib("size", &mount)?;
         ensure!(
             (mib > 2100) == listed.contains(&name),
             "{name} has {mib} MiB"

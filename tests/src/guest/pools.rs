@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use super::harness::{Ctx, Test, eventually, run, text, witness};
+use super::harness::{Ctx, Test, df_mib, eventually, run, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
@@ -398,8 +398,7 @@ fn of_xfs(ctx: &Ctx) -> Result<()> {
     ctx.ok(&["container", "mount", "one", text(&one)])?;
     ctx.ok(&["container", "mount", "two", text(&two)])?;
     ensure!(fs::read(two.join("etc/hostname"))? == b"two\n");
-    let size = witness("df", &["-m", "--output=size", text(&two)])?;
-    let mib: u64 = size.lines().nth(1).context("df")?.trim().parse()?;
+    let mib = df_mib("size", &two)?;
     ensure!((1900..=2048).contains(&mib), "xfs was not grown: {mib} MiB");
     ensure!(witness("findmnt", &["-n", "-o", "FSTYPE", text(&one)])?.trim() == "xfs");
     ctx.ok(&["container", "umount", "one"])?;

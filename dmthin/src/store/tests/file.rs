@@ -19,7 +19,7 @@ use crate::store::{
     BackingRecord, Catalogue, GenerationCheck, NewVolume, PoolRecord, PoolState, StoreError,
     Timestamp,
 };
-use crate::units::{BlockSize, Bytes, DataBlocks};
+use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
 fn names_in(directory: &TempDir) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory.path())
@@ -58,6 +58,7 @@ fn the_pool_is_recorded_as_given_and_survives_a_reopening() {
         base_size: Bytes::from_gib(10),
         fs: FsType::Ext4,
         mkfs_args: new.mkfs_args,
+        guard: new.guard,
         state: PoolState::Creating,
         generation: TransactionId::new(0),
         pending_generation: None,
@@ -65,6 +66,38 @@ fn the_pool_is_recorded_as_given_and_survives_a_reopening() {
     };
     assert_eq!(record, expected);
     assert_eq!(catalogue.reopened().pool().unwrap(), expected);
+}
+
+#[test]
+fn sizes_grow_and_the_guard_is_set() {
+    let catalogue = Temp::new();
+    let was = catalogue.pool().unwrap();
+    let gib = Bytes::from_gib;
+    let sizes = |data, metadata| catalogue.set_pool_sizes(data, metadata, DataBlocks::new(9));
+    let grown = sizes(gib(150), gib(1)).unwrap();
+    assert_eq!(
+        (grown.data_size, grown.metadata_size, grown.low_water),
+        (gib(150), gib(1), DataBlocks::new(9))
+    );
+    for (data, metadata) in [(gib(149), gib(1)), (gib(150), Bytes::from_mib(1023))] {
+        assert!(matches!(
+            sizes(data, metadata),
+            Err(StoreError::TooSmall { .. })
+        ));
+    }
+    catalogue.set_base_size(gib(20)).unwrap();
+    assert!(matches!(
+        catalogue.set_base_size(gib(19)),
+        Err(StoreError::TooSmall { least, .. }) if least == gib(20)
+    ));
+    let share = |n| Some(Percent::new(n).unwrap());
+    catalogue.set_guard(share(50), None).unwrap();
+    catalogue.set_guard(None, share(7)).unwrap();
+    let now = catalogue.reopened().pool().unwrap();
+    assert_eq!(now.base_size, gib(20));
+    assert_eq!(Some(now.guard.min_free_data), share(50));
+    assert_eq!(Some(now.guard.min_free_metadata), share(7));
+    assert_eq!((now.generation, now.state), (was.generation, was.state));
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn make_the_file_of_format_1() {
     let web = catalogue.begin_container(&sized).unwrap().id;
     catalogue.set_ready(web).unwrap();
     catalogue.set_active(web, true).unwrap();
+    catalogue.begin_growth(web, Bytes::from_gib(30)).unwrap();
     let old = catalogue
         .begin_container(&container("old", added))
         .unwrap()
@@ -104,6 +105,7 @@ fn a_file_of_format_1_opens_and_says_what_was_written() {
         state,
         parent: parent.map(VolumeId::new),
         size: BASE_SIZE,
+        growing_to: None,
         fs: FsType::Ext4,
         fs_uuid: Some("01234567-89ab-cdef-0123-456789abcdef".to_owned()),
         created_at: Timestamp::from_unix(1_700_000_000 + id),
@@ -115,6 +117,7 @@ fn a_file_of_format_1_opens_and_says_what_was_written() {
         volume(3, VolumeKind::Layer, VolumeState::Ready, Some(2)),
         VolumeRecord {
             size: Bytes::from_gib(20),
+            growing_to: Some(Bytes::from_gib(30)),
             active: true,
             ..volume(4, VolumeKind::Container, VolumeState::Ready, Some(3))
         },

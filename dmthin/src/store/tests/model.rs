@@ -7,7 +7,8 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptes
 
 use crate::ids::{FsType, ImageId, VolumeId, VolumeKind};
 use crate::store::tests::{
-    BASE_SIZE, Temp, container, container_name, digest, image, layer, reference, variant,
+    BASE_SIZE, Temp, as_long_as, container, container_name, digest, image, layer, reference,
+    variant,
 };
 use crate::store::{NewVolume, StoreError, VolumeState};
 
@@ -310,10 +311,7 @@ fn run(model: &mut Model, real: &Temp, verb: &Verb) -> (Answer, Answer) {
                 model.begin(VolumeKind::Layer, Some(key));
             });
             let parent = VolumeId::new(key);
-            (
-                expected,
-                answer(real.begin_volume(NewVolume::Layer { parent })),
-            )
+            (expected, answer(real.begin_volume(as_long_as(parent))))
         }
         Verb::Ready { volume, lazy } => {
             let id = VolumeId::new(model.pick_volume(volume, |v| {

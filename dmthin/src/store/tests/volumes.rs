@@ -2,11 +2,11 @@
 
 use crate::ids::{FsType, ThinId, VolumeId, VolumeKind};
 use crate::store::tests::{
-    BASE_SIZE, Temp, assert_refused, begin_layer, container, digest, image, layer, ready_base,
-    stack,
+    BASE_SIZE, Temp, as_long_as, assert_refused, begin_layer, container, digest, image, layer,
+    ready_base, stack,
 };
 use crate::store::{
-    Counts, NewContainer, NewVolume, SealedLayer, StoreError, VolumeRecord, VolumeState,
+    Catalogue, Counts, NewContainer, NewVolume, SealedLayer, StoreError, VolumeRecord, VolumeState,
 };
 use crate::units::Bytes;
 
@@ -28,6 +28,7 @@ fn a_base_is_made_once_per_class() {
             state: VolumeState::Creating,
             parent: None,
             size: BASE_SIZE,
+            growing_to: None,
             fs: FsType::Ext4,
             fs_uuid: None,
             created_at: base.created_at,
@@ -162,7 +163,7 @@ fn states_change_by_their_table_only() {
             Err(StoreError::VolumeNotFound { .. })
         ));
         assert!(matches!(
-            catalogue.begin_volume(NewVolume::Layer { parent: missing }),
+            catalogue.begin_volume(as_long_as(missing)),
             Err(StoreError::VolumeNotFound { .. })
         ));
     }
@@ -174,7 +175,7 @@ fn a_layer_is_a_snapshot_of_a_ready_volume() {
     let catalogue = Temp::new();
     let base = catalogue.begin_volume(BASE).unwrap();
     assert_refused!(
-        catalogue.begin_volume(NewVolume::Layer { parent: base.id }),
+        catalogue.begin_volume(as_long_as(base.id)),
         StoreError::VolumeNotReady {
             state: VolumeState::Creating,
             ..
@@ -185,9 +186,7 @@ fn a_layer_is_a_snapshot_of_a_ready_volume() {
     assert_eq!(catalogue.pool().unwrap().next_thin_id, ThinId::new(1).ok());
     catalogue.set_fs_uuid(base.id, "u").unwrap();
     catalogue.set_ready(base.id).unwrap();
-    let volume = catalogue
-        .begin_volume(NewVolume::Layer { parent: base.id })
-        .unwrap();
+    let volume = catalogue.begin_volume(as_long_as(base.id)).unwrap();
     assert_eq!(volume.parent, Some(base.id));
     assert_eq!((volume.size, volume.fs), (BASE_SIZE, FsType::Ext4));
     assert_eq!(volume.fs_uuid.as_deref(), Some("u"));
@@ -297,11 +296,24 @@ fn what_others_stand_on_is_kept() {
 }
 
 #[test]
+fn a_layer_may_be_longer_than_its_parent_but_not_shorter() {
+    let catalogue = Temp::new();
+    let parent = ready_base(&catalogue).id;
+    let begin = |size| catalogue.begin_volume(NewVolume::Layer { parent, size });
+    let longer = begin(Bytes::from_gib(11)).unwrap();
+    assert_eq!(longer.size, Bytes::from_gib(11));
+    assert!(matches!(
+        begin(Bytes::from_gib(9)),
+        Err(StoreError::TooSmall { least, .. }) if least == BASE_SIZE
+    ));
+}
+
+#[test]
 fn only_containers_grow_and_nothing_shrinks() {
     let catalogue = Temp::new();
     let base = ready_base(&catalogue).id;
     assert_refused!(
-        catalogue.set_volume_size(base, Bytes::from_gib(20)),
+        catalogue.begin_growth(base, Bytes::from_gib(20)),
         StoreError::Sealed { id } if id == base,
         "volume 1 is sealed and keeps its size"
     );
@@ -323,23 +335,33 @@ fn only_containers_grow_and_nothing_shrinks() {
         .unwrap();
     assert_eq!(volume.size, Bytes::from_gib(11));
     assert!(matches!(
-        catalogue.set_volume_size(volume.id, Bytes::from_gib(12)),
+        catalogue.begin_growth(volume.id, Bytes::from_gib(12)),
         Err(StoreError::VolumeNotReady { .. })
     ));
     catalogue.set_ready_lazy(volume.id).unwrap();
-    catalogue
-        .set_volume_size(volume.id, Bytes::from_gib(12))
-        .unwrap();
-    assert_eq!(
-        catalogue.volume(volume.id).unwrap().size,
-        Bytes::from_gib(12)
-    );
+    let sizes = |catalogue: &Catalogue| {
+        let volume = catalogue.volume(volume.id).unwrap();
+        (volume.size, volume.growing_to)
+    };
+    let gib = Bytes::from_gib;
+    // To the size it has: nothing is begun.
+    catalogue.begin_growth(volume.id, gib(11)).unwrap();
+    assert_eq!(sizes(&catalogue), (gib(11), None));
+    let growing = catalogue.begin_growth(volume.id, gib(12)).unwrap();
+    assert_eq!(sizes(&catalogue), (gib(11), Some(gib(12))));
+    assert_eq!(catalogue.growing().unwrap(), [growing]);
+    // Cut there, its file system may be that large already: it can be promised more, not less.
     assert!(matches!(
-        catalogue.set_volume_size(volume.id, Bytes::from_gib(11)),
-        Err(StoreError::TooSmall { .. })
+        catalogue.begin_growth(volume.id, gib(11)),
+        Err(StoreError::TooSmall { least, .. }) if least == gib(12)
     ));
+    catalogue.begin_growth(volume.id, gib(13)).unwrap();
+    let grown = catalogue.finish_growth(volume.id).unwrap();
+    assert_eq!((grown.size, grown.growing_to), (gib(13), None));
+    assert_eq!(catalogue.finish_growth(volume.id).unwrap(), grown);
+    assert!(catalogue.growing().unwrap().is_empty());
     assert!(matches!(
-        catalogue.set_volume_size(volume.id, Bytes::new(u64::MAX)),
+        catalogue.begin_growth(volume.id, Bytes::new(u64::MAX)),
         Err(StoreError::TooLarge {
             what: "a size",
             value: u64::MAX

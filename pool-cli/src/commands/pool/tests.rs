@@ -90,6 +90,7 @@ fn pool() -> PoolReport {
         state: PoolWord::Open,
         block_size: BlockSize::DEFAULT,
         zeroing: true,
+        guard: Guard::default(),
         fs: FsType::Ext4,
         base_size: Bytes::from_gib(10),
         data: backing("/r/tank/data.img"),
@@ -112,6 +113,10 @@ fn pool() -> PoolReport {
             needs_check: true,
             discard_passdown: true,
             on_full: Some("error".to_owned()),
+            until_guard: Some(UntilGuard {
+                data: Bytes::from_gib(65),
+                metadata: Bytes::ZERO,
+            }),
             active_volumes: 2,
         }),
         generation: TransactionId::new(7),
@@ -135,6 +140,7 @@ Mode:            rw, the metadata needs a check
 Data:            [######..................]  25.0 %  25 GiB of 100 GiB
 Metadata:        -
 When full:       error
+Guard:           nothing new below 10% of data (65 GiB to go), 10% of metadata REACHED
 Discards:        passed down to the data device
 Active volumes:  2
 Transaction:     7

@@ -1,0 +1,339 @@
+//! Growth: of the pool's two devices, of the base volume, of a container. Nothing ever shrinks.
+//!
+//! Steps of the pool: E1 its files made longer (what lies beyond the table is not used, so a cut is
+//! no harm); E2 the new sizes in the catalogue, the durable intent; E3 the loops told; E4 the table
+//! reloaded, with which the kernel takes the new length of both devices and commits it
+//! (`drivers/md/dm-thin.c:pool_preresume`). Cut after E2, the next `pool open` ends it.
+//!
+//! Steps of a container: G1 the new size in the catalogue as `growing_to`, the intent; G2 the device's
+//! table reloaded; G3 its file system grown, mounted or not; G4 the size. Cut after G1, the next
+//! `pool open` ends it.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use crate::backing::SparseFile;
+use crate::dm::{PoolStatus, WorkingPool, names};
+use crate::fs::{self, DetachedMount, MountOptions};
+use crate::graph::create::round_up;
+use crate::graph::error::PoolError;
+use crate::graph::live::Live;
+use crate::graph::plan;
+use crate::graph::pool::Pool;
+use crate::graph::report::{Change, GrownContainer, PoolReport};
+use crate::ids::{ContainerName, DevNo, DmName};
+use crate::ioctl::{self, Access, DevId, IoctlError};
+use crate::store::{BackingRecord, PoolRecord, StoreError, VolumeRecord, VolumeState};
+use crate::units::{BlockSize, Bytes, NewSize, Percent};
+
+/// What a pool is to become. What is left out stays, but a block device that has become larger is
+/// taken whole.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GrowPool {
+    /// Size of its data.
+    pub data: Option<NewSize>,
+    /// Size of its metadata.
+    pub metadata: Option<NewSize>,
+}
+
+/// One of the pool's two devices, to be grown.
+struct Half<'a> {
+    what: &'static str,
+    backing: &'a BackingRecord,
+    now: Bytes,
+    most: Option<Bytes>,
+}
+
+impl Half<'_> {
+    /// The size asked for, in whole blocks, if it can be.
+    fn new_size(&self, size: Option<NewSize>) -> Result<Option<Bytes>, PoolError> {
+        let what = self.what;
+        let Some(size) = size.map(|size| round_up(size.from(self.now))) else {
+            return Ok(None);
+        };
+        if size < self.now {
+            let least = self.now;
+            return Err(PoolError::TooSmall { what, size, least });
+        }
+        match self.most {
+            Some(most) if size > most && size > self.now => {
+                Err(PoolError::TooLarge { what, size, most })
+            }
+            _ => Ok(Some(size)),
+        }
+    }
+}
+
+impl Pool {
+    /// Grows the pool while it is in use.
+    ///
+    /// # Errors
+    /// [`PoolError::TooSmall`] for less than it has, [`PoolError::TooLarge`],
+    /// [`PoolError::DeviceShort`] where a block device is not that large, [`PoolError::PoolDegraded`],
+    /// [`PoolError::PoolNotOpen`].
+    pub fn grow(&self, grow: &GrowPool) -> Result<(Change, PoolReport), PoolError> {
+        let live = self.live()?;
+        let _lock = self.locks().growth()?;
+        let record = self.record()?;
+        self.require_writable(live.thin_pool())?;
+        let data = Half {
+            what: "pool size",
+            backing: &record.data,
+            now: record.data_size,
+            most: None,
+        };
+        let metadata = Half {
+            what: "metadata size",
+            backing: &record.metadata,
+            now: record.metadata_size,
+            most: Some(plan::METADATA_MAX),
+        };
+        // Both are looked at before either is touched.
+        let (new_data, new_metadata) =
+            (data.new_size(grow.data)?, metadata.new_size(grow.metadata)?);
+        let data = self.lengthen(&data, new_data)?;
+        let metadata = self.lengthen(&metadata, new_metadata)?;
+        let record = if (data, metadata) == (record.data_size, record.metadata_size) {
+            record
+        } else {
+            let low_water = plan::low_water(data, record.block_size);
+            self.catalogue().set_pool_sizes(data, metadata, low_water)?
+        };
+        let change = live.fit(&record)?;
+        Ok((change, self.status()?))
+    }
+
+    /// Step E1 for one half: gives the size it has then.
+    fn lengthen(&self, half: &Half<'_>, asked: Option<Bytes>) -> Result<Bytes, PoolError> {
+        match half.backing {
+            BackingRecord::File { .. } => {
+                let size = asked.unwrap_or(half.now);
+                SparseFile::open(&self.backing_path(half.backing))?.lengthen(size)?;
+                Ok(size)
+            }
+            BackingRecord::Device { path } => {
+                let found = self.attach(half.backing)?.size();
+                match asked {
+                    Some(asked) if asked > found => Err(PoolError::DeviceShort {
+                        path: path.clone(),
+                        found,
+                        asked,
+                    }),
+                    Some(size) => Ok(size),
+                    None => Ok(found.max(half.now)),
+                }
+            }
+        }
+    }
+
+    /// Makes the base volume that new images stand on larger, and with it every container made from
+    /// now on, of images that are there already too.
+    ///
+    /// # Errors
+    /// [`PoolError::TooSmall`] for less than it has; [`PoolError::DataGuard`] and others where there is no
+    /// room for another base.
+    pub fn grow_base(&self, size: NewSize) -> Result<(Change, PoolReport), PoolError> {
+        let live = self.live()?;
+        let _lock = self.locks().growth()?;
+        let record = self.record()?;
+        let least = record.base_size;
+        let size = round_up(size.from(least));
+        if size < least {
+            let what = "base size";
+            return Err(PoolError::TooSmall { what, size, least });
+        }
+        if size == least {
+            return Ok((Change::Unchanged, self.status()?));
+        }
+        live.admit()?;
+        // Made now, so that what is wrong with it is told now and not to the next import.
+        live.ensure_base(record.fs, size, &record.mkfs_args)?;
+        self.catalogue().set_base_size(size)?;
+        if let Some(_no_imports) = self.locks().try_no_imports()?
+            && let Some(old) = self.catalogue().base(record.fs, least)?
+        {
+            match self.catalogue().begin_deleting(old.id) {
+                Ok(old) => live.delete(&old)?,
+                // Images stand on it.
+                Err(StoreError::InUse { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((Change::Changed, self.status()?))
+    }
+
+    /// Sets what must stay free in the pool for new volumes to be made; what is left out stays.
+    ///
+    /// # Errors
+    /// [`PoolError::Store`].
+    pub fn set_guard(
+        &self,
+        min_free_data: Option<Percent>,
+        min_free_metadata: Option<Percent>,
+    ) -> Result<PoolReport, PoolError> {
+        self.catalogue()
+            .set_guard(min_free_data, min_free_metadata)?;
+        self.status()
+    }
+
+    /// Grows a container and its file system, in use or not.
+    ///
+    /// A file system that somebody uses through the device itself, as a virtual machine does, is
+    /// not touched: [`GrownContainer::fs_grown`] is false then, and its user grows it.
+    ///
+    /// # Errors
+    /// [`StoreError::ContainerNotFound`], [`StoreError::TooSmall`] for less than it has,
+    /// [`PoolError::ContainerHalfMade`]; or why the kernel refuses: `pool open`, or the same again,
+    /// then ends what was begun.
+    pub fn grow_container(
+        &self,
+        name: &ContainerName,
+        size: NewSize,
+    ) -> Result<GrownContainer, PoolError> {
+        let live = self.live()?;
+        let volume = self.catalogue().container(name)?.volume.id;
+        let _lock = self.locks().volume(volume)?;
+        // Read again: who made it may have had the lock until now.
+        let record = self.catalogue().container(name)?.volume;
+        self.require_ready(name, &record)?;
+        let size = round_up(size.from(record.size));
+        let volume = self.catalogue().begin_growth(record.id, size)?;
+        let (mut change, mut fs_grown) = (Change::Unchanged, false);
+        if volume.growing_to.is_some() {
+            fs_grown = live.finish_growth(&volume, &names::container_name(self.name(), name))?;
+            change = Change::Changed;
+        }
+        Ok(GrownContainer {
+            change,
+            fs_grown,
+            container: self.container(name)?,
+        })
+    }
+
+    /// That a container is whole.
+    pub(crate) fn require_ready(
+        &self,
+        name: &ContainerName,
+        volume: &VolumeRecord,
+    ) -> Result<(), PoolError> {
+        if volume.state == VolumeState::Ready {
+            return Ok(());
+        }
+        Err(PoolError::ContainerHalfMade {
+            name: name.clone(),
+            pool: self.name().clone(),
+        })
+    }
+}
+
+impl Live<'_> {
+    /// Steps E3 and E4: makes the kernel's pool as large as the catalogue says, where it is smaller.
+    pub(crate) fn fit(&self, record: &PoolRecord) -> Result<Change, PoolError> {
+        let pool = self.pool();
+        if !is_smaller(&*pool.require_writable(self.thin_pool())?, record) {
+            return Ok(Change::Unchanged);
+        }
+        // Looks at the file again, and tells its loop device.
+        let data = pool.attach(&record.data)?;
+        let metadata = pool.attach(&record.metadata)?;
+        let table = Pool::table(record, &data, &metadata);
+        self.thin_pool()
+            .reload(record.data_size.to_sectors_floor(), &table)?;
+        match self.thin_pool().status()? {
+            PoolStatus::Working(now) if !is_smaller(&now, record) => Ok(Change::Changed),
+            // The kernel resumes a pool that it does not resize, and says so only in its log.
+            PoolStatus::Working(now) => Err(PoolError::PoolDegraded {
+                name: pool.name().clone(),
+                mode: now.mode.as_str().to_owned(),
+                needs_check: now.needs_check,
+            }),
+            _ => pool
+                .require_writable(self.thin_pool())
+                .map(|_| Change::Changed),
+        }
+    }
+
+    /// Steps G2 to G4; whether the file system was grown, which is left to who uses it through the
+    /// device. The caller holds the volume, or the whole pool.
+    pub(crate) fn finish_growth(
+        &self,
+        volume: &VolumeRecord,
+        name: &DmName,
+    ) -> Result<bool, PoolError> {
+        let Some(size) = volume.growing_to else {
+            return Ok(false);
+        };
+        let before = self.pool().volume_device(volume)?;
+        let was_active = before.is_some_and(|device| device.active_table);
+        let longer = VolumeRecord {
+            size,
+            ..volume.clone()
+        };
+        let device = self.activate(&longer, name)?;
+        self.thin_pool()
+            .lengthen_thin(device.id(), volume.thin_id, size.to_sectors_floor())?;
+        let grown = self.grow_fs(&longer, device.dev(), device.node())?;
+        if !was_active {
+            self.deactivate(volume)?;
+        }
+        self.pool().catalogue().finish_growth(volume.id)?;
+        Ok(grown)
+    }
+
+    /// Grows the file system of an active volume, where that is ours to do.
+    fn grow_fs(
+        &self,
+        volume: &VolumeRecord,
+        dev: DevNo,
+        node: &std::path::Path,
+    ) -> Result<bool, PoolError> {
+        for mount in fs::mounts_of(dev)? {
+            let root = File::open(&mount.target)
+                .map_err(|source| PoolError::io("open", &mount.target, source))?;
+            let at = root
+                .metadata()
+                .map_err(|source| PoolError::io("look at", &mount.target, source))?;
+            // Something else may be mounted over it.
+            if DevNo::from_dev_t(at.dev()) == dev {
+                fs::grow(&root, volume.fs, volume.size)?;
+                return Ok(true);
+            }
+        }
+        let open = self.thin_pool().dm().find(DevId::Dev(dev))?;
+        if open.is_some_and(|device| device.open_count > 0) {
+            match ioctl::open_exclusive(node, Access::ReadOnly) {
+                // Mounted elsewhere, or below another device: the kernel lets us share a mount only.
+                Err(IoctlError::Busy { .. }) => {}
+                Err(error) => return Err(error.into()),
+                // Read and written as a bare device: whose file system it is we cannot know.
+                Ok(_) => return Ok(false),
+            }
+        }
+        let mount = DetachedMount::new(volume.fs, node, &MountOptions::default())?;
+        fs::grow(mount.open_root()?, volume.fs, volume.size)?;
+        mount.sync()?;
+        mount.close()?;
+        Ok(true)
+    }
+
+    /// Grows the file system of a volume that is longer than what it is a snapshot of, mounted for
+    /// work of our own.
+    pub(crate) fn grow_mounted(
+        mount: &DetachedMount,
+        volume: &VolumeRecord,
+        parent: &VolumeRecord,
+    ) -> Result<(), PoolError> {
+        if volume.size > parent.size {
+            fs::grow(mount.open_root()?, volume.fs, volume.size)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the kernel's pool is smaller than the catalogue's.
+fn is_smaller(pool: &WorkingPool, record: &PoolRecord) -> bool {
+    let block_size: BlockSize = record.block_size;
+    let metadata = record.metadata_size.min(plan::METADATA_MAX);
+    pool.total_data < plan::data_blocks(record.data_size, block_size)
+        || pool.total_metadata < plan::metadata_blocks(metadata)
+}

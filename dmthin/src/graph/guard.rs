@@ -1,0 +1,157 @@
+//! Admission: nothing new is made in a pool that is nearly full.
+//!
+//! A pool without free data makes its writers wait and then fail, one without free metadata turns
+//! read-only at once (`Documentation/admin-guide/device-mapper/thin-provisioning.rst`). So a share
+//! of both is kept for what exists already: containers go on writing into it while somebody grows
+//! the pool. What gives room back, deleting and trimming, is never refused.
+
+use std::path::PathBuf;
+
+use crate::backing::{self, HostRoom};
+use crate::dm::{PoolStatus, WorkingPool};
+use crate::graph::error::PoolError;
+use crate::graph::live::Live;
+use crate::store::{BackingRecord, Guard, PoolRecord};
+use crate::units::{Bytes, Percent};
+
+/// The share of the host's file system that a pool on a file leaves free.
+const HOST_SHARE: u64 = 20;
+/// More than this is not asked of the host, however large it is.
+const HOST_MOST: Bytes = Bytes::from_gib(1);
+
+/// What is left of a pool before its guard refuses new volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct UntilGuard {
+    /// Of its data.
+    pub data: Bytes,
+    /// Of its metadata.
+    pub metadata: Bytes,
+}
+
+/// Free, in all, and what of it must stay free.
+#[derive(Debug, Clone, Copy)]
+struct Space {
+    free: Bytes,
+    total: Bytes,
+    least: Percent,
+}
+
+impl Space {
+    fn until_guard(self) -> Bytes {
+        self.free.saturating_sub(self.least.of(self.total))
+    }
+
+    fn is_short(self) -> bool {
+        self.free < self.least.of(self.total)
+    }
+}
+
+fn data_space(record: &PoolRecord, pool: &WorkingPool, guard: Guard) -> Space {
+    let bytes = |blocks: crate::units::DataBlocks| blocks.to_bytes_saturating(record.block_size);
+    Space {
+        free: bytes(pool.total_data).saturating_sub(bytes(pool.used_data)),
+        total: bytes(pool.total_data),
+        least: guard.min_free_data,
+    }
+}
+
+fn metadata_space(pool: &WorkingPool, guard: Guard) -> Space {
+    let total = pool.total_metadata.to_bytes_saturating();
+    Space {
+        free: total.saturating_sub(pool.used_metadata.to_bytes_saturating()),
+        total,
+        least: guard.min_free_metadata,
+    }
+}
+
+/// What is left of a pool before its guard refuses new volumes.
+pub(crate) fn until_guard(record: &PoolRecord, pool: &WorkingPool) -> UntilGuard {
+    UntilGuard {
+        data: data_space(record, pool, record.guard).until_guard(),
+        metadata: metadata_space(pool, record.guard).until_guard(),
+    }
+}
+
+/// What the host's file system must have left for a pool on a file.
+fn host_least(room: HostRoom) -> Bytes {
+    Bytes::new(room.total.get() / HOST_SHARE).min(HOST_MOST)
+}
+
+impl Live<'_> {
+    /// That there is room to make something new.
+    pub(crate) fn admit(&self) -> Result<(), PoolError> {
+        // As it is now: a process that holds the pool open for long would not see it set.
+        let record = self.pool().record()?;
+        let pool = match self.thin_pool().status()? {
+            PoolStatus::Working(pool) => pool,
+            // The next message to the pool tells in its own words.
+            PoolStatus::Fail | PoolStatus::Error => return Ok(()),
+        };
+        let name = || self.pool().name().clone();
+        let data = data_space(&record, &pool, record.guard);
+        if data.is_short() {
+            return Err(PoolError::DataGuard {
+                name: name(),
+                free: data.free,
+                total: data.total,
+                least: data.least,
+            });
+        }
+        let metadata = metadata_space(&pool, record.guard);
+        if metadata.is_short() {
+            return Err(PoolError::MetadataGuard {
+                name: name(),
+                free: metadata.free,
+                total: metadata.total,
+                least: metadata.least,
+            });
+        }
+        match host_short(&record, self.pool().backing_path(&record.data))? {
+            Some((path, free, least)) => Err(PoolError::HostGuard { path, free, least }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where a pool lies on a file, and its host's file system is short of room: both numbers.
+fn host_short(
+    record: &PoolRecord,
+    path: PathBuf,
+) -> Result<Option<(PathBuf, Bytes, Bytes)>, PoolError> {
+    let off = Percent::new(0).is_ok_and(|none| record.guard.min_free_data == none);
+    if off || matches!(record.data, BackingRecord::Device { .. }) {
+        return Ok(None);
+    }
+    let room = backing::host_room(&path)?;
+    let least = host_least(room);
+    Ok((room.free < least).then_some((path, room.free, least)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_space_is_short_below_its_share() {
+        let space = |free| Space {
+            free: Bytes::new(free),
+            total: Bytes::new(1000),
+            least: Percent::TENTH,
+        };
+        assert!(space(99).is_short() && !space(100).is_short());
+        assert_eq!(space(250).until_guard(), Bytes::new(150));
+        assert_eq!(space(99).until_guard(), Bytes::ZERO);
+    }
+
+    #[test]
+    fn little_is_asked_of_a_large_host() {
+        let least = |total| {
+            host_least(HostRoom {
+                free: Bytes::ZERO,
+                total,
+            })
+        };
+        assert_eq!(least(Bytes::from_gib(10)), Bytes::from_mib(512));
+        assert_eq!(least(Bytes::from_gib(4000)), Bytes::from_gib(1));
+    }
+}
