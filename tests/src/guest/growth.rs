@@ -151,8 +151,8 @@ fn pool_on_devices(ctx: &Ctx) -> Result<()> {
     witness("losetup", &["-d", data_node, metadata_node]).map(drop)
 }
 
-/// Kills `pool grow` at all sorts of moments, until one was met between the catalogue's step and
-/// the kernel's. After each `pool open` makes kernel, catalogue and files agree, on the old size or
+/// Kills `pool grow` shortly after its intent was written, sooner or later, until one was met before
+/// the kernel's step. After each `pool open` makes kernel, catalogue and files agree, on the old size or
 /// on the new one.
 fn pool_growth_is_cut(ctx: &Ctx) -> Result<()> {
     make(ctx, &["--size", "1G", "--metadata-size", "16M"])?;
@@ -160,17 +160,26 @@ fn pool_growth_is_cut(ctx: &Ctx) -> Result<()> {
     fs::write(web.join("file"), "kept")?;
     let mut size = 1_u64 << 30;
     let differ = |pool: &Value| pool["live"]["data"]["total"] != pool["data"]["size"];
+    let log = ctx.root.join("tank/catalogue.db-wal");
+    let written = || -> Result<(i64, i64, u64)> {
+        let found = fs::metadata(&log)?;
+        Ok((found.mtime(), found.mtime_nsec(), found.len()))
+    };
     let mut met = false;
-    for pause in (60_u64..360).step_by(11).cycle().take(100) {
+    for pause in (0_u64..60).step_by(5).cycle().take(40) {
         if met {
             break;
         }
+        let before = written()?;
         let mut child = Command::new("pool-cli")
             .args(["--root", text(&ctx.root), "pool", "grow"])
             .args(["--data", "+64M", "--metadata", "+4M"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
+        while written()? == before && child.try_wait()?.is_none() {
+            thread::sleep(Duration::from_millis(1));
+        }
         thread::sleep(Duration::from_millis(pause));
         child.kill()?;
         child.wait()?;
