@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::build::{Image, Layer, small_image, two_layers};
-use super::harness::{Ctx, Test, df_mib, run, text, witness};
+use super::harness::{Ctx, Test, block_device, df_mib, run, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
@@ -120,16 +120,8 @@ fn pool_on_files(ctx: &Ctx) -> Result<()> {
 }
 
 fn pool_on_devices(ctx: &Ctx) -> Result<()> {
-    let mut nodes = Vec::new();
-    for (name, mib) in [("disk0", 1024_u64), ("disk1", 16)] {
-        let path = ctx.dir.join(name);
-        File::create(&path)?.set_len(mib << 20)?;
-        let node = witness("losetup", &["-f", "--show", text(&path)])?;
-        nodes.push((path, node.trim().to_owned()));
-    }
-    let [(data, data_node), (metadata, metadata_node)] = nodes.as_slice() else {
-        unreachable!("two were made");
-    };
+    let (data, data_node) = &block_device(ctx, "disk0", 1024)?;
+    let (metadata, metadata_node) = &block_device(ctx, "disk1", 16)?;
     make(ctx, &["--data", data_node, "--metadata", metadata_node])?;
     ctx.fails(&["pool", "grow", "--data", "+1G"], 2, data_node)?;
     let before = status(ctx)?["live"]["data"]["total"].clone();

@@ -186,6 +186,15 @@ pub(super) fn thin_ids(ctx: &Ctx, pool: &str) -> Result<String> {
     Ok(listed.stdout)
 }
 
+/// A loop device of `losetup`'s on a new file of the test's own: a block device as far as `pool-cli`
+/// can see. Gives the file and the device's node.
+pub(super) fn block_device(ctx: &Ctx, name: &str, mib: u64) -> Result<(PathBuf, String)> {
+    let path = ctx.dir.join(name);
+    fs::File::create(&path)?.set_len(mib << 20)?;
+    let node = witness("losetup", &["-f", "--show", text(&path)])?;
+    Ok((path, node.trim().to_owned()))
+}
+
 /// A number of MiB that `df` tells of a file system: its `size` or what of it is `avail`.
 pub(super) fn df_mib(what: &str, path: &Path) -> Result<u64> {
     let told = witness("df", &["-m", &format!("--output={what}"), text(path)])?;

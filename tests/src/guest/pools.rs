@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use super::harness::{Ctx, Test, df_mib, eventually, run, text, witness};
+use super::harness::{Ctx, Test, block_device, df_mib, eventually, run, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
@@ -237,20 +237,11 @@ fn create_undoes_itself(ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
-/// Two loop devices on files of the test's own: block devices as far as `pool create` can see.
+/// Two block devices, for data and for metadata.
 fn two_devices(ctx: &Ctx) -> Result<(String, String)> {
-    let mut nodes = Vec::new();
-    for (name, size) in [("disk0", 3_u64 << 30), ("disk1", 64 << 20)] {
-        let path: PathBuf = ctx.dir.join(name);
-        fs::File::create(&path)?.set_len(size)?;
-        nodes.push(
-            witness("losetup", &["-f", "--show", text(&path)])?
-                .trim()
-                .to_owned(),
-        );
-    }
-    let metadata = nodes.pop().context("two were made")?;
-    Ok((nodes.pop().context("two were made")?, metadata))
+    let (_, data) = block_device(ctx, "disk0", 3 << 10)?;
+    let (_, metadata) = block_device(ctx, "disk1", 64)?;
+    Ok((data, metadata))
 }
 
 fn on_block_devices(ctx: &Ctx) -> Result<()> {
@@ -295,11 +286,7 @@ fn on_block_devices(ctx: &Ctx) -> Result<()> {
 }
 
 fn on_lvm_volumes(ctx: &Ctx) -> Result<()> {
-    let disk = ctx.dir.join("disk");
-    fs::File::create(&disk)?.set_len(4 << 30)?;
-    let node = witness("losetup", &["-f", "--show", text(&disk)])?
-        .trim()
-        .to_owned();
+    let (_, node) = block_device(ctx, "disk", 4 << 10)?;
     // LVM must neither wait for a udevd that is not there nor look elsewhere.
     let udev = PathBuf::from("/run/udev/control").exists();
     let config = format!(
