@@ -16,7 +16,7 @@ use crate::graph::layout::{DATA_FILE, METADATA_FILE};
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
-use crate::graph::report::PoolReport;
+use crate::graph::report::{PoolPlan, PoolReport};
 use crate::ids::{FsType, PoolName, PoolUuid};
 use crate::store::{BackingRecord, Catalogue, Guard, NewPool, PoolState, StoreError};
 use crate::units::{BlockSize, Bytes};
@@ -98,13 +98,37 @@ impl CreatePool {
 }
 
 impl Host {
-    /// Makes a pool and opens it.
+    /// What [`Host::create_pool`] would make, everything checked and nothing changed.
     ///
     /// # Errors
-    /// [`PoolError::PoolExists`] where anything of a pool is in its place; [`PoolError::TooSmall`],
-    /// [`PoolError::DeviceInUse`], [`PoolError::SameDevice`] for what cannot be. One that failed left
-    /// nothing behind.
-    pub fn create_pool(&self, new: &CreatePool) -> Result<PoolReport, PoolError> {
+    /// As of [`Host::create_pool`].
+    pub fn plan_pool(&self, new: &CreatePool) -> Result<PoolPlan, PoolError> {
+        let (data_size, metadata_size) = self.sizes(new)?;
+        self.dm()?;
+        let record = Self::new_record(new, data_size, metadata_size)?;
+        let path = |backing| match backing {
+            BackingRecord::File { name } => self.layout().pool_dir(&new.name).join(name),
+            BackingRecord::Device { path } => path,
+        };
+        Ok(PoolPlan {
+            name: record.name,
+            data: path(record.data),
+            data_size,
+            block_size: record.block_size,
+            blocks: plan::data_blocks(data_size, record.block_size),
+            metadata: path(record.metadata),
+            metadata_size,
+            metadata_least: plan::kernel_formula(data_size, record.block_size),
+            low_water: record.low_water.to_bytes_saturating(record.block_size),
+            fs: record.fs,
+            base_size: record.base_size,
+            zeroing: record.zeroing,
+            guard: record.guard,
+        })
+    }
+
+    /// Sizes of data and metadata, where the pool can be made.
+    fn sizes(&self, new: &CreatePool) -> Result<(Bytes, Bytes), PoolError> {
         if let Some(path) = self.in_the_way(&new.name) {
             return Err(PoolError::PoolExists {
                 name: new.name.clone(),
@@ -120,6 +144,17 @@ impl Host {
             }
         };
         new.check(data_size, metadata_size)?;
+        Ok((data_size, metadata_size))
+    }
+
+    /// Makes a pool and opens it.
+    ///
+    /// # Errors
+    /// [`PoolError::PoolExists`] where anything of a pool is in its place; [`PoolError::TooSmall`],
+    /// [`PoolError::DeviceInUse`], [`PoolError::SameDevice`] for what cannot be. One that failed left
+    /// nothing behind.
+    pub fn create_pool(&self, new: &CreatePool) -> Result<PoolReport, PoolError> {
+        let (data_size, metadata_size) = self.sizes(new)?;
         // The kernel is asked before the first file is made.
         self.dm()?;
         let dir = self.layout().pool_dir(&new.name);

@@ -57,5 +57,5 @@ pub use pool::Pool;
 pub use report::{
     BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, GrownContainer,
     HistoryReport, ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool,
-    PoolReport, PoolSummary, PoolWord, RemovedImage, Usage, Verdict,
+    PoolPlan, PoolReport, PoolSummary, PoolWord, RemovedImage, Usage, Verdict,
 };

@@ -19,13 +19,19 @@ const METADATA_FLOOR: Bytes = Bytes::from_mib(64);
 /// Metadata for a pool of `data` bytes in blocks of `block_size`: four times the kernel's formula,
 /// at least 64 MiB, at most what the kernel uses, in whole blocks of 4096 bytes.
 pub(crate) fn metadata_size(data: Bytes, block_size: BlockSize) -> Bytes {
-    let wanted = data_blocks(data, block_size)
+    let wanted = kernel_formula(data, block_size)
         .get()
-        .saturating_mul(BYTES_PER_MAPPING * SCATTER);
+        .saturating_mul(SCATTER);
     let clamped = Bytes::new(wanted).clamp(METADATA_FLOOR, METADATA_MAX);
     clamped
         .checked_round_up(Bytes::from_kib(4))
         .unwrap_or(METADATA_MAX)
+}
+
+/// What the kernel's own documentation reckons for a pool whose every block is mapped once.
+pub(crate) fn kernel_formula(data: Bytes, block_size: BlockSize) -> Bytes {
+    let mappings = data_blocks(data, block_size).get();
+    Bytes::new(mappings.saturating_mul(BYTES_PER_MAPPING))
 }
 
 /// Whole blocks in a data device: what the pool can hand out.

@@ -13,7 +13,7 @@ use crate::ids::{
     TransactionId, VolumeId, VolumeKind,
 };
 use crate::store::{Guard, VolumeState};
-use crate::units::{BlockSize, Bytes};
+use crate::units::{BlockSize, Bytes, DataBlocks};
 
 /// Whether a verb found something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -115,6 +115,37 @@ pub struct LivePool {
     pub until_guard: Option<UntilGuard>,
     /// Devices of ours on it.
     pub active_volumes: u64,
+}
+
+/// `pool create --dry-run`: what a pool would be.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolPlan {
+    /// Its name.
+    pub name: PoolName,
+    /// The file or device of its data.
+    pub data: PathBuf,
+    /// Its size.
+    pub data_size: Bytes,
+    /// The unit of allocation, in sectors.
+    pub block_size: BlockSize,
+    /// How many there are of it.
+    pub blocks: DataBlocks,
+    /// The file or device of its metadata.
+    pub metadata: PathBuf,
+    /// Its size.
+    pub metadata_size: Bytes,
+    /// What the kernel's formula asks for at the least, without any snapshot.
+    pub metadata_least: Bytes,
+    /// Free data below which the kernel raises an event.
+    pub low_water: Bytes,
+    /// File system of its volumes.
+    pub fs: FsType,
+    /// Size of the base volume.
+    pub base_size: Bytes,
+    /// Whether new blocks are zeroed.
+    pub zeroing: bool,
+    /// What must stay free for new volumes to be made.
+    pub guard: Guard,
 }
 
 /// `pool status`.

@@ -89,12 +89,12 @@ fn priv_a_failed_activation_leaves_nothing() {
 fn priv_what_a_killed_activation_left_is_removed() {
     let _machine = Machine::new();
     let dm = dm();
-    let zero = || line(0, 8, "zero", "");
+    let target = || line(0, 8, "error", "");
     for with_table in [false, true] {
         let made = dm.control().create(&name("a"), Some(&uuid("a"))).unwrap();
         if with_table {
             let id = DevId::Dev(made.dev);
-            dm.control().load(id, &[zero()], false).unwrap();
+            dm.control().load(id, &[target()], false).unwrap();
         }
         assert_eq!(dm.active(&uuid("a")).unwrap(), None);
         assert_eq!(dm.find(DevId::Name(&name("a"))).unwrap(), None);
@@ -103,7 +103,7 @@ fn priv_what_a_killed_activation_left_is_removed() {
         .activate(
             &name("a"),
             &uuid("a"),
-            &[zero()],
+            &[target()],
             ActivateOptions::default(),
         )
         .unwrap();

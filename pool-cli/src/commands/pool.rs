@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use dmthin::graph::{
-    BackingReport, Change, CreatePool, DevicePair, GrowPool, PoolReport, PoolSummary, PoolWord,
-    UntilGuard,
+    BackingReport, Change, CreatePool, DevicePair, GrowPool, PoolPlan, PoolReport, PoolSummary,
+    PoolWord, UntilGuard,
 };
 use dmthin::ids::{FsType, PoolName};
 use dmthin::store::Guard;
@@ -28,6 +28,7 @@ Prints: NAME, its state, and the number of its device (major:minor), with tabs b
 
 Examples:
   pool-cli pool create tank
+  pool-cli pool create tank --size 1T --dry-run
   pool-cli pool create ci --size 500G --block-size 128K --base-size 20G --fs xfs
   pool-cli pool create ci --mkfs-arg -O --mkfs-arg ^metadata_csum
   pool-cli pool create fast --data /dev/vg/data --metadata /dev/vg/meta")]
@@ -144,6 +145,9 @@ pub(crate) struct CreateArgs {
         conflicts_with_all = ["size", "metadata_size"]
     )]
     data: Option<PathBuf>,
+    /// Check everything and show the plan, but make nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Block device or LVM volume for the metadata
     #[arg(long, value_name = "DEV", requires = "data")]
     metadata: Option<PathBuf>,
@@ -227,6 +231,11 @@ struct OnePool<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct Planned<'a> {
+    plan: &'a PoolPlan,
+}
+
+#[derive(Debug, Serialize)]
 struct Opened<'a> {
     change: Change,
     pool: &'a PoolReport,
@@ -242,6 +251,10 @@ struct Changed<'a> {
 pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()> {
     let out = &context.out;
     match command {
+        PoolCommand::Create(args) if args.dry_run => {
+            let plan = context.host.plan_pool(&args.into())?;
+            out.show(&Planned { plan: &plan }, || plan_fields(&plan))
+        }
         PoolCommand::Create(args) => {
             let pool = context.host.create_pool(&args.into())?;
             out.done(&OnePool { pool: &pool }, || opened(&pool))
@@ -364,6 +377,43 @@ fn pool_table(pools: &[PoolSummary]) -> String {
     )
 }
 
+/// The plan, each size with its reason.
+fn plan_fields(plan: &PoolPlan) -> String {
+    let (block, blocks) = (plan.block_size.to_bytes(), plan.blocks);
+    fields([
+        ("Pool", plan.name.to_string()),
+        ("Data", plan.data.display().to_string()),
+        (
+            "",
+            format!("{} in {blocks} blocks of {block}", plan.data_size),
+        ),
+        ("Metadata", plan.metadata.display().to_string()),
+        (
+            "",
+            format!(
+                "{}: the kernel's formula, 48 bytes a block, asks for {}, and snapshots written \
+                 here and there take several times that",
+                plan.metadata_size, plan.metadata_least
+            ),
+        ),
+        (
+            "Low water",
+            format!("the kernel gives notice at {} of free data", plan.low_water),
+        ),
+        ("Guard", guard_text(plan.guard, None)),
+        ("Base", format!("{}, {}", plan.fs, plan.base_size)),
+        ("Zeroing", zeroing_text(plan.zeroing).to_owned()),
+    ])
+}
+
+const fn zeroing_text(zeroing: bool) -> &'static str {
+    if zeroing {
+        "new blocks are zeroed"
+    } else {
+        "off (single tenant): containers can read what others wrote before"
+    }
+}
+
 fn pool_fields(pool: &PoolReport) -> String {
     let mut rows = vec![
         ("Pool", pool.name.to_string()),
@@ -397,14 +447,9 @@ fn pool_fields(pool: &PoolReport) -> String {
     }
     rows.push(("Generation", pool.generation.to_string()));
     rows.extend(backing_rows(["Data on", "Metadata on"], pool));
-    let zeroing = if pool.zeroing {
-        "new blocks are zeroed"
-    } else {
-        "off (single tenant): containers can read what others wrote before"
-    };
     rows.extend([
         ("Block size", pool.block_size.to_bytes().to_string()),
-        ("Zeroing", zeroing.to_owned()),
+        ("Zeroing", zeroing_text(pool.zeroing).to_owned()),
         ("Base", format!("{}, {}", pool.fs, pool.base_size)),
         ("Images", format!("{}, {} layers", pool.images, pool.layers)),
         (

@@ -195,6 +195,12 @@ fn close_and_open(ctx: &Ctx) -> Result<()> {
 }
 
 fn create_undoes_itself(ctx: &Ctx) -> Result<()> {
+    // Asked only what it would do, it makes nothing, and refuses what it would refuse.
+    let create = ["pool", "create", "tank", "--dry-run", "--size"];
+    let plan = ctx.json(&[&create[..], &["10G"]].concat())?;
+    ensure!(plan["plan"]["metadata_size"] == 64 << 20, "{plan}");
+    ctx.fails(&[&create[..], &["1M"]].concat(), 2, "too small")?;
+    ensure!(!ctx.root.join("tank").exists(), "a dry run made something");
     // mkfs refuses the argument, when all but the base is there already.
     ctx.fails(
         &[

@@ -1,6 +1,7 @@
 use clap::Parser;
 use dmthin::graph::{LivePool, Usage};
 use dmthin::ids::{DevNo, PoolUuid, TransactionId};
+use dmthin::units::DataBlocks;
 
 use super::*;
 use crate::args::{Cli, Command};
@@ -125,6 +126,39 @@ fn pool() -> PoolReport {
         containers: 3,
         virtual_size: Bytes::from_gib(30),
     }
+}
+
+#[test]
+fn a_plan_gives_its_reasons() {
+    let plan = PoolPlan {
+        name: PoolName::new("tank").unwrap(),
+        data: "/r/tank/data.img".into(),
+        data_size: Bytes::from_gib(100),
+        block_size: BlockSize::DEFAULT,
+        blocks: DataBlocks::new(1_638_400),
+        metadata: "/r/tank/metadata.img".into(),
+        metadata_size: Bytes::from_mib(300),
+        metadata_least: Bytes::from_mib(75),
+        low_water: Bytes::from_gib(10),
+        fs: FsType::Ext4,
+        base_size: Bytes::from_gib(10),
+        zeroing: false,
+        guard: Guard::default(),
+    };
+    assert_eq!(
+        plan_fields(&plan),
+        "\
+Pool:       tank
+Data:       /r/tank/data.img
+            100 GiB in 1638400 blocks of 64 KiB
+Metadata:   /r/tank/metadata.img
+            300 MiB: the kernel's formula, 48 bytes a block, asks for 75 MiB, and snapshots written here and there take several times that
+Low water:  the kernel gives notice at 10 GiB of free data
+Guard:      nothing new below 10% of data, 10% of metadata
+Base:       ext4, 10 GiB
+Zeroing:    off (single tenant): containers can read what others wrote before
+"
+    );
 }
 
 #[test]
