@@ -152,29 +152,13 @@ fn pool_growth_is_cut(ctx: &Ctx) -> Result<()> {
     fs::write(web.join("file"), "kept")?;
     let mut size = 1_u64 << 30;
     let differ = |pool: &Value| pool["live"]["data"]["total"] != pool["data"]["size"];
-    let log = ctx.root.join("tank/catalogue.db-wal");
-    let written = || -> Result<(i64, i64, u64)> {
-        let found = fs::metadata(&log)?;
-        Ok((found.mtime(), found.mtime_nsec(), found.len()))
-    };
     let mut met = false;
     for pause in (0_u64..60).step_by(5).cycle().take(40) {
         if met {
             break;
         }
-        let before = written()?;
-        let mut child = Command::new("pool-cli")
-            .args(["--root", text(&ctx.root), "pool", "grow"])
-            .args(["--data", "+64M", "--metadata", "+4M"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        while written()? == before && child.try_wait()?.is_none() {
-            thread::sleep(Duration::from_millis(1));
-        }
-        thread::sleep(Duration::from_millis(pause));
-        child.kill()?;
-        child.wait()?;
+        let grow = ["pool", "grow", "--data", "+64M", "--metadata", "+4M"];
+        ctx.cut(&grow, "tank", Duration::from_millis(pause))?;
         met = differ(&status(ctx)?);
         ctx.ok(&["pool", "open", "tank"])?;
         let pool = status(ctx)?;
@@ -199,13 +183,13 @@ fn pool_growth_is_cut(ctx: &Ctx) -> Result<()> {
 /// A pool without a free block keeps its writers waiting for a minute: who grows it in time is
 /// thanked by their going on, as if nothing had been.
 fn waiting_writer(ctx: &Ctx) -> Result<()> {
-    make(ctx, &["--size", "256M", "--min-free-data", "0"])?;
+    make(ctx, &["--size", "128M", "--min-free-data", "0"])?;
     let web = mounted(ctx, "web", "2G")?;
     let other = mounted(ctx, "other", "512M")?;
     fs::write(other.join("file"), vec![7; 1 << 20])?;
     ctx.ok(&["container", "umount", "other"])?;
     let copy = ctx.dir.join("copy");
-    let mut dd = writer(&web.join("lines"), &copy, 300)?;
+    let mut dd = writer(&web.join("lines"), &copy, 160)?;
     let started = Instant::now();
     while status(ctx)?["live"]["mode"] != "out_of_data_space" {
         ensure!(started.elapsed().as_secs() < 120, "the pool does not fill");
@@ -214,7 +198,7 @@ fn waiting_writer(ctx: &Ctx) -> Result<()> {
     ensure!(dd.try_wait()?.is_none(), "the writer did not wait");
     // What gives room is never refused, not even now.
     ctx.ok(&["container", "rm", "other"])?;
-    ctx.ok(&["pool", "grow", "--data", "1G"])?;
+    ctx.ok(&["pool", "grow", "--data", "512M"])?;
     ensure!(dd.wait()?.success(), "the writer failed");
     ensure!(status(ctx)?["live"]["mode"] == "rw");
     witness("cmp", &[text(&copy), text(&web.join("lines"))])?;

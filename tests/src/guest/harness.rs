@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -136,6 +137,29 @@ impl Ctx {
             "{args:?} says more than one line: {}",
             output.stderr
         );
+        Ok(())
+    }
+
+    /// Kills `pool-cli` so long after it first wrote to the catalogue: its intent is there then, what
+    /// it intends may be.
+    pub(super) fn cut(&self, args: &[&str], pool: &str, after: Duration) -> Result<()> {
+        let log = self.root.join(pool).join("catalogue.db-wal");
+        let written = || -> Result<(i64, i64, u64)> {
+            let found = fs::metadata(&log)?;
+            Ok((found.mtime(), found.mtime_nsec(), found.len()))
+        };
+        let before = written()?;
+        let mut child = Command::new("pool-cli")
+            .args(self.with_root(args)?)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        while written()? == before && child.try_wait()?.is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(after);
+        child.kill()?;
+        child.wait()?;
         Ok(())
     }
 

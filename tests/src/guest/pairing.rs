@@ -4,8 +4,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -128,16 +126,15 @@ fn settles_after_kills(ctx: &Ctx) -> Result<()> {
     let image = super::build::small_image(&ctx.dir, "demo:1")?;
     ctx.ok(&["image", "import", text(&image)])?;
     let mut names = Vec::new();
-    // Unlike a command's start, the part that can be cut is short: it is met by trying.
-    let mut pauses = (40_u64..400).step_by(24).cycle();
+    let mut pauses = (0_u64..300).step_by(30).cycle();
     while orphans(ctx)? < 2 {
         ensure!(names.len() < 100, "no kill met a container half-made");
         let name = format!("c{}", names.len());
-        let mut child = create_larger(ctx, &name)?;
         let pause = pauses.next().context("it is a circle")?;
-        thread::sleep(Duration::from_millis(pause));
-        child.kill()?;
-        child.wait()?;
+        // Larger than its image: that takes the most steps.
+        let create = ["container", "create", "demo:1", "--size", "3G", "--name"];
+        let create = [&create[..], &[&name]].concat();
+        ctx.cut(&create, "tank", Duration::from_millis(pause))?;
         names.push(name);
     }
     let mount = ctx.mkdir("mnt")?;
@@ -164,19 +161,6 @@ fn settles_after_kills(ctx: &Ctx) -> Result<()> {
         ctx.ok(&["container", "rm", &name])?;
     }
     Ok(())
-}
-
-/// Starts to make a container that is larger than its image, which takes the most steps.
-fn create_larger(ctx: &Ctx, name: &str) -> Result<Child> {
-    let create = ["container", "create", "demo:1", "--size", "3G", "--name"];
-    Command::new("pool-cli")
-        .args(["--root", text(&ctx.root)])
-        .args(create)
-        .arg(name)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("pool-cli")
 }
 
 fn containers(ctx: &Ctx, state: &str) -> Result<Vec<String>> {
