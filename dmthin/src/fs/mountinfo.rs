@@ -36,7 +36,7 @@ pub struct MountEntry {
 }
 
 /// Undoes the escapes of a field.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(super) fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     loop {

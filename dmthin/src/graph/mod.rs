@@ -42,7 +42,9 @@ mod random;
 mod recover;
 mod report;
 mod status;
+mod who;
 
+pub use crate::fs::{Holder, MountNs, Pid, Process};
 pub use code::ErrorCode;
 pub use container::CreateContainer;
 pub use create::{CreatePool, DevicePair};
@@ -53,5 +55,5 @@ pub use pool::Pool;
 pub use report::{
     BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, HistoryReport,
     ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool, PoolReport,
-    PoolSummary, PoolWord, RemovedImage, Usage, Verdict,
+    PoolSummary, PoolWord, RemovedImage, Usage, Verdict, WhoReport,
 };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::fs::Holder;
 use crate::ids::{
     ContainerName, DevNo, Digest, DmName, DmUuid, FsType, ImageRef, PoolName, PoolUuid, ThinId,
     TransactionId, VolumeId, VolumeKind,
@@ -299,6 +300,21 @@ pub struct ContainerReport {
     pub devno: Option<DevNo>,
     /// Where it is mounted.
     pub mounts: Vec<PathBuf>,
+}
+
+/// `who`: what holds a container.
+#[derive(Debug, Clone, Serialize)]
+pub struct WhoReport {
+    /// The container.
+    pub name: ContainerName,
+    /// Its volume in the catalogue.
+    pub volume: VolumeId,
+    /// Its device's number, while it is active.
+    pub devno: Option<DevNo>,
+    /// How many hold the device open, as the kernel counts: a file system on it is one.
+    pub open_count: u32,
+    /// What was found to hold it.
+    pub holders: Vec<Holder>,
 }
 
 /// What a device of ours is for.

@@ -9,6 +9,7 @@ use dmthin::units::Bytes;
 use serde::Serialize;
 
 use crate::args::{Context, size};
+use crate::commands::who::{self, WHO_HELP};
 use crate::output::{fields, lines, list, or_dash, record, short, table};
 use crate::time::utc;
 
@@ -65,6 +66,9 @@ Example:
   pool-cli container umount web"
     )]
     Unmount(ContainerArgs),
+    /// Show who holds a container open or mounted
+    #[command(after_help = WHO_HELP)]
+    Who(ContainerArgs),
     /// Remove a container and what was written in it
     #[command(
         name = "rm",
@@ -96,7 +100,7 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ContainerArgs {
     /// Name of the container
-    name: ContainerName,
+    pub(crate) name: ContainerName,
 }
 
 /// Options of `container mount`.
@@ -189,6 +193,7 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
                 lines(unmounted.iter().map(|dir| dir.display().to_string()))
             })
         }
+        ContainerCommand::Who(ContainerArgs { name }) => who::run(context, &name),
         ContainerCommand::Remove(ContainerArgs { name }) => {
             pool.remove_container(&name)?;
             out.done(&Removed { name: &name }, || record([name.to_string()]))

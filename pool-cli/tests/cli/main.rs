@@ -219,10 +219,12 @@ conformance! {
     container_inspect: "container inspect", "web", InPool;
     container_mount: "container mount", "web /mnt", InPool;
     container_umount: "container umount", "web", InPool;
+    container_who: "container who", "web", InPool;
     container_rm: "container rm", "web", InPool;
     device: "device", "", Noun;
     device_list: "device list", "", Free;
     device_inspect: "device inspect", "dmthin-tank-pool", Free;
+    who: "who", "web", InPool;
     doctor: "doctor", "", Free;
     completions: "completions", "bash", Free;
     man: "man", "/nonexistent", Free;
