@@ -16,6 +16,7 @@ use crate::commands::device::DeviceCommand;
 use crate::commands::image::ImageCommand;
 use crate::commands::man::ManArgs;
 use crate::commands::pool::PoolCommand;
+use crate::commands::queue::QueueCommand;
 use crate::commands::who::WHO_HELP;
 use crate::output::Output;
 
@@ -135,6 +136,9 @@ pub(crate) enum Command {
     /// Look at the device-mapper devices of all pools
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Look at removals that are not done yet, and work them off
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// Show who holds a container open or mounted
     #[command(after_help = WHO_HELP)]
     Who(ContainerArgs),

@@ -67,9 +67,10 @@ impl PoolError {
             | Self::TooLarge { .. }
             | Self::SameDevice { .. }
             | Self::SeveralImages { .. } => ErrorCode::Usage,
-            Self::PoolBusy { .. } | Self::DeviceInUse { .. } | Self::ContainerBusy { .. } => {
-                ErrorCode::Busy
-            }
+            Self::PoolBusy { .. }
+            | Self::DeviceInUse { .. }
+            | Self::ContainerBusy { .. }
+            | Self::RemovalHeld { .. } => ErrorCode::Busy,
             Self::Metadata { .. }
             | Self::Unformatted { .. }
             | Self::BlockSizeMismatch { .. }

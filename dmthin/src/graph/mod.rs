@@ -40,6 +40,7 @@ mod plan;
 mod pool;
 mod random;
 mod recover;
+mod removal;
 mod report;
 mod status;
 mod who;
@@ -52,8 +53,10 @@ pub use error::PoolError;
 pub use host::Host;
 pub use import::ImportSource;
 pub use pool::Pool;
+pub use removal::{QueueRound, Removing};
 pub use report::{
-    BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, HistoryReport,
-    ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool, PoolReport,
-    PoolSummary, PoolWord, RemovedImage, Usage, Verdict, WhoReport,
+    BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, FailedRemoval,
+    HistoryReport, ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool,
+    PoolReport, PoolSummary, PoolWord, QueueReport, QueueRun, QueueState, RemovedContainer,
+    RemovedImage, Usage, Verdict, WhoReport,
 };

@@ -8,4 +8,5 @@ pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod pool;
+pub(crate) mod queue;
 pub(crate) mod who;

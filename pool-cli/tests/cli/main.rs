@@ -224,6 +224,9 @@ conformance! {
     device: "device", "", Noun;
     device_list: "device list", "", Free;
     device_inspect: "device inspect", "dmthin-tank-pool", Free;
+    queue: "queue", "", Noun;
+    queue_list: "queue list", "", InPool;
+    queue_run: "queue run", "", InPool;
     who: "who", "web", InPool;
     doctor: "doctor", "", Free;
     completions: "completions", "bash", Free;

@@ -14,6 +14,7 @@ mod images;
 mod pairing;
 mod pools;
 mod reboot;
+mod removal;
 
 use std::path::Path;
 
@@ -26,6 +27,7 @@ fn all() -> Vec<Test> {
         pools::TESTS,
         pairing::TESTS,
         containers::TESTS,
+        removal::TESTS,
         images::TESTS,
         hostile::TESTS,
         devices::TESTS,
