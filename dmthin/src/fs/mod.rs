@@ -19,7 +19,7 @@ pub use error::FsError;
 pub use holders::{Holder, MountNs, Pid, Process, holders_of};
 pub use mkfs::{MkfsOptions, mkfs};
 pub use mount::{DetachedMount, MountOptions};
-pub use mountinfo::{MountEntry, mounts_of, parse_mountinfo, unmount};
+pub use mountinfo::{MountEntry, mounts_of, open_mount, parse_mountinfo, unmount};
 pub use resize::{grow, trim};
 pub use signature::{Signature, SignatureKind, find_signature};
 pub use superblock::{SuperblockInfo, probe};

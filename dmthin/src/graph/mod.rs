@@ -43,6 +43,7 @@ mod recover;
 mod removal;
 mod report;
 mod status;
+mod trim;
 mod who;
 
 pub use crate::fs::{Holder, MountNs, Pid, Process};
@@ -58,5 +59,5 @@ pub use report::{
     BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, FailedRemoval,
     HistoryReport, ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool,
     PoolReport, PoolSummary, PoolWord, QueueReport, QueueRun, QueueState, RemovedContainer,
-    RemovedImage, Usage, Verdict, WhoReport,
+    RemovedImage, TrimReport, Usage, Verdict, WhoReport,
 };

@@ -333,6 +333,20 @@ pub struct RemovedContainer {
     pub holders: Vec<Holder>,
 }
 
+/// What trimming a container came to.
+#[derive(Debug, Serialize)]
+pub struct TrimReport {
+    /// The container.
+    pub name: ContainerName,
+    /// What its file system discarded; none where that failed.
+    pub trimmed: Option<Bytes>,
+    /// What went wrong.
+    pub problem: Option<String>,
+    /// The same, to act on.
+    #[serde(skip)]
+    pub error: Option<PoolError>,
+}
+
 /// How far a queued removal is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -9,4 +9,5 @@ pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod pool;
 pub(crate) mod queue;
+pub(crate) mod trim;
 pub(crate) mod who;

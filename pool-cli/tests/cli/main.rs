@@ -206,6 +206,7 @@ conformance! {
     pool_status: "pool status", "", InPool;
     pool_open: "pool open", "tank", InPool;
     pool_close: "pool close", "tank", InPool;
+    pool_trim: "pool trim", "", InPool;
     pool_destroy: "pool destroy", "tank", InPool;
     image: "image", "", Noun;
     image_import: "image import", "-", InPool;
@@ -219,6 +220,7 @@ conformance! {
     container_inspect: "container inspect", "web", InPool;
     container_mount: "container mount", "web /mnt", InPool;
     container_umount: "container umount", "web", InPool;
+    container_trim: "container trim", "web", InPool;
     container_who: "container who", "web", InPool;
     container_rm: "container rm", "web", InPool;
     device: "device", "", Noun;

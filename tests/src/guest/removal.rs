@@ -23,6 +23,10 @@ pub(super) const TESTS: &[Test] = &[
     ("removal_under_a_loop_device", under_a_loop),
     ("removal_cycles_under_holders_leave_nothing", cycles),
     ("removal_can_leave_the_slow_part", slow_part_is_left),
+    (
+        "trim_of_an_unmounted_container_gives_space_back",
+        trim_gives_space_back,
+    ),
 ];
 
 const WEB: &str = "/dev/mapper/dmthin-tank-ctr-web";
@@ -304,4 +308,56 @@ fn slow_part_is_left(ctx: &Ctx) -> Result<()> {
     ctx.ok(&["container", "rm", "web", "--queue"])?;
     ctx.ok(&["pool", "open", "tank"])?;
     nothing_is_left(ctx)
+}
+
+/// Bytes that `trim` says it trimmed of the first container.
+fn trimmed(ctx: &Ctx, args: &[&str]) -> Result<u64> {
+    let told = ctx.json(args)?;
+    ensure!(told["trimmed"][0]["name"] == "web", "{told}");
+    told["trimmed"][0]["trimmed"].as_u64().context("no number")
+}
+
+fn trim_gives_space_back(ctx: &Ctx) -> Result<()> {
+    pool_with_image(ctx)?;
+    create(ctx, "web")?;
+    let mount = ctx.mkdir("mnt")?;
+    // As a virtual machine may have it: without `discard`.
+    let use_it = || -> Result<u64> {
+        witness("mount", &[WEB, text(&mount)])?;
+        fs::write(mount.join("first"), "x")?;
+        let empty = allocated(ctx)?;
+        write_300_mb(&mount.join("big"))?;
+        fs::remove_file(mount.join("big"))?;
+        rustix::fs::syncfs(File::open(&mount)?)?;
+        Ok(empty)
+    };
+    let empty = use_it()?;
+    witness("umount", &[text(&mount)])?;
+    let full = allocated(ctx)?;
+    ensure!(trimmed(ctx, &["container", "trim", "web"])? >= 300 << 20);
+    given_back(empty, full, allocated(ctx)?)?;
+    ensure!(
+        witness(
+            "dmsetup",
+            &[
+                "info",
+                "-c",
+                "--noheadings",
+                "-o",
+                "open",
+                "dmthin-tank-ctr-web"
+            ]
+        )?
+        .trim()
+            == "0",
+        "the mount outlives the trim"
+    );
+    // And mounted, as one of all.
+    let empty = use_it()?;
+    let full = allocated(ctx)?;
+    ensure!(trimmed(ctx, &["pool", "trim", "tank"])? >= 300 << 20);
+    given_back(empty, full, allocated(ctx)?)?;
+    ctx.ok(&["container", "trim", "--all"])?;
+    ctx.ok(&["container", "umount", "web"])?;
+    ctx.fails(&["container", "trim", "nobody"], 3, "nobody")
 }
