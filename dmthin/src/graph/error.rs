@@ -356,6 +356,9 @@ impl PoolError {
                 "close what holds the device (virtual machines, mounts in other namespaces)"
                     .to_owned()
             }
+            Self::Dm(DmError::NameTaken { .. }) => {
+                "a removal that was cut may have left it: pool-cli queue run".to_owned()
+            }
             Self::RemovalHeld { .. } => {
                 "it stays queued; when nobody holds it any more: pool-cli queue run".to_owned()
             }

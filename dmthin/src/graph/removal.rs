@@ -305,8 +305,8 @@ impl Pool {
         if let QueueRound::Wait(limit) = round {
             let mut patience = Patience::new(limit);
             while !held.is_empty() && patience.sleep() {
-                // Put off no more than once for all this waiting.
-                held.retain(|removal| self.is_forgotten(removal.volume.id).is_ok_and(|gone| !gone));
+                // Others may have removed some of it.
+                held.retain(|removal| !self.is_forgotten(removal.volume.id).unwrap_or(false));
                 let free = self.let_go_by_now(&live, &held)?;
                 let (free, still): (Vec<_>, Vec<_>) =
                     held.into_iter().partition(|r| free.contains(&r.volume.id));
