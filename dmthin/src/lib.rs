@@ -7,7 +7,7 @@
 //! to by `ioctl`, without libdevmapper and without starting a program; only mkfs is one.
 //!
 //! ```no_run
-//! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource};
+//! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource, Removing};
 //! use dmthin::ids::{FsType, PoolName};
 //! use dmthin::store::Guard;
 //! use dmthin::units::BlockSize;
@@ -38,7 +38,7 @@
 //!     println!("{} is on {:?}", container.name, container.device);
 //!     pool.mount_container(&container.name, "/mnt".as_ref())?;
 //!     pool.unmount_container(&container.name)?;
-//!     pool.remove_container(&container.name)?;
+//!     pool.remove_container(&container.name, Removing::Now)?;
 //! }
 //! host.close_pool(&name)?;
 //! # Ok(())
@@ -55,6 +55,7 @@
 //! mount_container   detached mount with `discard`, then moved to the directory
 //! unmount_container the device stays, as it does until close_pool
 //! remove_container  catalogue: the name is free, state deleting           (durable)
+//!                   dm:        held: deferred remove, the rest is left to run_queue
 //!                   dm:        every block discarded, the device removed
 //!                   pool:      delete
 //!                   catalogue: the volume forgotten

@@ -12,11 +12,13 @@ use tracing::level_filters::LevelFilter;
 
 use crate::commands::base::BaseCommand;
 use crate::commands::completions::CompletionsArgs;
-use crate::commands::container::ContainerCommand;
+use crate::commands::container::{ContainerArgs, ContainerCommand};
 use crate::commands::device::DeviceCommand;
 use crate::commands::image::ImageCommand;
 use crate::commands::man::ManArgs;
 use crate::commands::pool::PoolCommand;
+use crate::commands::queue::QueueCommand;
+use crate::commands::who::WHO_HELP;
 use crate::output::Output;
 
 /// Thin-provisioned block storage for containers and microVMs
@@ -138,6 +140,12 @@ pub(crate) enum Command {
     /// Look at the device-mapper devices of all pools
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Look at removals that are not done yet, and work them off
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Show who holds a container open or mounted
+    #[command(after_help = WHO_HELP)]
+    Who(ContainerArgs),
     /// Check whether this machine can do the work
     #[command(after_help = DOCTOR_HELP)]
     Doctor,

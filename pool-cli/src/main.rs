@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::commands::{base, completions, container, device, doctor, image, man, pool};
+use crate::commands::{base, completions, container, device, doctor, image, man, pool, queue, who};
 
 fn main() -> ExitCode {
     // Asked before parsing: a usage error has to take the form that was asked for too.
@@ -37,6 +37,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Image(command) => image::run(&context, command),
         Command::Container(command) => container::run(&context, command),
         Command::Device(command) => device::run(&context, command),
+        Command::Queue(command) => queue::run(&context, command),
+        Command::Who(args) => who::run(&context, &args.name),
         Command::Doctor => doctor::run(&context),
         Command::Completions(args) => completions::run(&context, &args),
         Command::Man(args) => man::run(&context, &args),

@@ -110,6 +110,14 @@ impl Output {
         }
     }
 
+    /// Says what can be done about what was shown, on stderr.
+    pub(crate) fn hint(&self, text: &str) {
+        if self.chatty() {
+            // As above.
+            let _ = writeln!(io::stderr(), "hint: {}", clean(text));
+        }
+    }
+
     /// Says what was lost, on stderr: `-q` does not silence it. JSON has it in the result.
     pub(crate) fn warn(&self, text: &str) {
         if !self.json {

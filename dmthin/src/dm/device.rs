@@ -322,6 +322,37 @@ impl Dm {
         self.remove(&info.name, info.dev, deferred)
     }
 
+    /// Gives a device another name, and its node with it; who has it open keeps it.
+    ///
+    /// # Errors
+    /// [`DmError::NotFound`], [`DmError::NodeInTheWay`], [`DmError::Ioctl`], with `EBUSY` where
+    /// another device has the name.
+    pub fn rename(&self, from: &DmName, to: &DmName) -> Result<(), DmError> {
+        let info = self.find(DevId::Name(from))?;
+        let Some(DeviceInfo {
+            dev,
+            uuid: Some(uuid),
+            ..
+        }) = info
+        else {
+            return Err(DmError::NotFound {
+                device: from.to_string(),
+            });
+        };
+        let udev = Transaction::begin(self.policy, UdevFlags::INTERNAL)?;
+        let renamed = udev.run(
+            |cookie| self.control.rename(from, to, cookie),
+            |info| info.uevent_generated,
+        );
+        renamed.map_err(|error| match error {
+            DmError::Ioctl(error) => or_not_found(error),
+            error => error,
+        })?;
+        udev.wait(UDEV_LIMIT);
+        self.remove_node(from, dev);
+        self.with_node(to.clone(), uuid, dev).map(drop)
+    }
+
     fn remove(
         &self,
         name: &DmName,

@@ -9,9 +9,11 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
 use crate::fs::error::FsError;
@@ -36,7 +38,7 @@ pub struct MountEntry {
 }
 
 /// Undoes the escapes of a field.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(super) fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     loop {
@@ -115,6 +117,16 @@ pub fn mounts_of(dev: DevNo) -> Result<Vec<MountEntry>, FsError> {
     Ok(entries)
 }
 
+/// The directory a mount is seen at, opened for reading; `None` where something else is seen there
+/// now, or the mount is of a single file.
+#[must_use]
+pub fn open_mount(mount: &MountEntry) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(&mount.target, flags, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&dir).ok()?;
+    (DevNo::from_dev_t(stat.st_dev) == mount.dev).then_some(dir)
+}
+
 /// Unmounts what is mounted at a path; the topmost, where several are. Never lazily: what is busy
 /// stays.
 ///
@@ -180,6 +192,23 @@ mod tests {
         let table = fs::read(MOUNTINFO).unwrap();
         assert!(!parse_mountinfo(&table).unwrap().is_empty());
         assert_eq!(mounts_of(DevNo::new(4095, 1_048_575)).unwrap(), []);
+    }
+
+    #[test]
+    fn a_mount_is_opened_only_while_it_is_seen_there() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let entry = |dev, target: &Path| MountEntry {
+            dev,
+            root: "/".into(),
+            target: target.to_owned(),
+            options: String::new(),
+            fs_type: String::new(),
+        };
+        let dev = DevNo::from_dev_t(fs::metadata(dir.path()).unwrap().dev());
+        assert!(open_mount(&entry(dev, dir.path())).is_some());
+        assert!(open_mount(&entry(DevNo::new(4095, 1), dir.path())).is_none());
+        assert!(open_mount(&entry(dev, &dir.path().join("none"))).is_none());
     }
 
     #[test]

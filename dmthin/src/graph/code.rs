@@ -68,9 +68,10 @@ impl PoolError {
             | Self::SameDevice { .. }
             | Self::DeviceShort { .. }
             | Self::SeveralImages { .. } => ErrorCode::Usage,
-            Self::PoolBusy { .. } | Self::DeviceInUse { .. } | Self::ContainerBusy { .. } => {
-                ErrorCode::Busy
-            }
+            Self::PoolBusy { .. }
+            | Self::DeviceInUse { .. }
+            | Self::ContainerBusy { .. }
+            | Self::RemovalHeld { .. } => ErrorCode::Busy,
             Self::DataGuard { .. } | Self::HostGuard { .. } => ErrorCode::NoDataSpace,
             Self::MetadataGuard { .. } => ErrorCode::NoMetadataSpace,
             Self::Metadata { .. }

@@ -173,30 +173,6 @@ impl Pool {
         Ok(mounts)
     }
 
-    /// Removes a container and gives its space back.
-    ///
-    /// # Errors
-    /// [`PoolError::ContainerBusy`] where it is mounted or its device is open: nothing was changed.
-    pub fn remove_container(&self, name: &ContainerName) -> Result<(), PoolError> {
-        let live = self.live()?;
-        let record = self.catalogue().container(name)?;
-        let _lock = self.locks().volume(record.volume.id)?;
-        if let Some(device) = self.volume_device(&record.volume)? {
-            let mounts = self.mounts(device.dev)?;
-            if !mounts.is_empty() || device.open_count > 0 {
-                let open_count = device.open_count;
-                return Err(PoolError::ContainerBusy {
-                    name: name.clone(),
-                    mounts,
-                    open_count,
-                });
-            }
-        }
-        // From here on the container is gone, whatever happens: what is left is work for recovery.
-        self.catalogue().begin_container_removal(name)?;
-        live.delete(&record.volume)
-    }
-
     fn container_report(&self, record: ContainerRecord) -> Result<ContainerReport, PoolError> {
         let volume = record.volume;
         let image = self.catalogue().image(record.image)?;

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use crate::dm::{OwnKind, OwnUuid, ThinStatus, ThinTable};
 use crate::fs;
+use crate::graph::code::ErrorCode;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
 use crate::graph::pool::Pool;
 use crate::graph::report::{DeviceKind, DeviceReport};
-use crate::ids::{PoolUuid, VolumeKind};
+use crate::ids::{PoolUuid, VolumeId, VolumeKind};
 use crate::ioctl::{DevId, DeviceInfo, Flush, TargetLine, node_dev};
 use crate::units::{Bytes, Sectors};
 
@@ -42,9 +43,15 @@ impl Host {
     pub fn devices(&self) -> Result<Vec<DeviceReport>, PoolError> {
         let pools = self.pools_by_uuid()?;
         let ours = self.own_devices()?;
-        ours.iter()
-            .map(|(device, own)| self.device_report(device, own, &pools))
-            .collect()
+        let mut reports = Vec::new();
+        for (device, own) in &ours {
+            match self.device_report(device, own, &pools) {
+                // One whose removal was deferred may go at any time.
+                Err(error) if error.code() == ErrorCode::NotFound => {}
+                report => reports.push(report?),
+            }
+        }
+        Ok(reports)
     }
 
     /// One device, by its dm name or by its container's.
@@ -153,6 +160,16 @@ fn line_text(line: &TargetLine) -> String {
 }
 
 impl Pool {
+    /// What a volume that is being removed was called.
+    fn removed_owner(&self, id: VolumeId) -> Result<Option<String>, PoolError> {
+        let removals = self.catalogue().removals()?;
+        let name = removals
+            .into_iter()
+            .find(|removal| removal.volume.id == id)
+            .and_then(|removal| removal.name);
+        Ok(name.map(|name| format!("{name} (removed)")))
+    }
+
     /// Whose device this is, in a word for a person; `None` where the catalogue does not know it.
     pub(crate) fn owner(&self, own: &OwnUuid) -> Result<Option<String>, PoolError> {
         let OwnKind::Volume(kind, id) = own.kind else {
@@ -176,7 +193,8 @@ impl Pool {
                 .containers()?
                 .iter()
                 .find(|container| container.volume.id == id)
-                .map(|container| container.name.to_string()),
+                .map(|container| container.name.to_string())
+                .map_or_else(|| self.removed_owner(id), |name| Ok(Some(name)))?,
         })
     }
 }

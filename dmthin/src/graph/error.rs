@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::backing::BackingError;
 use crate::dm::DmError;
-use crate::fs::FsError;
+use crate::fs::{FsError, Holder};
 use crate::graph::code::ErrorCode;
+use crate::graph::who::told;
 use crate::ids::{ContainerName, DevNo, PoolName, TransactionId};
 use crate::image::ImageError;
 use crate::ioctl::IoctlError;
@@ -288,6 +289,17 @@ pub enum PoolError {
         /// How many hold its device open.
         open_count: u32,
     },
+    /// It was removed, but somebody holds it still, and was waited for in vain.
+    #[error(
+        "{name} is removed, but its space is not free: it is held{}",
+        held_by(holders)
+    )]
+    RemovalHeld {
+        /// Containers that were, or volumes.
+        name: String,
+        /// What holds them.
+        holders: Vec<Holder>,
+    },
     /// A place to mount that is not there.
     #[error("{} is not a directory", path.display())]
     NotADirectory {
@@ -329,6 +341,14 @@ fn join<T: ToString>(items: &[T]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+fn held_by(holders: &[Holder]) -> String {
+    if holders.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", told(holders))
+    }
 }
 
 fn holders(mounts: &[PathBuf], open_count: u32) -> String {
@@ -395,6 +415,12 @@ impl PoolError {
             Self::ContainerBusy { .. } => {
                 "close what holds the device (virtual machines, mounts in other namespaces)"
                     .to_owned()
+            }
+            Self::Dm(DmError::NameTaken { .. }) => {
+                "a removal that was cut may have left it: pool-cli queue run".to_owned()
+            }
+            Self::RemovalHeld { .. } => {
+                "it stays queued; when nobody holds it any more: pool-cli queue run".to_owned()
             }
             Self::Metadata { .. }
             | Self::Unformatted { .. }

@@ -153,7 +153,7 @@ impl Pool {
             && let Some(old) = self.catalogue().base(record.fs, least)?
         {
             match self.catalogue().begin_deleting(old.id) {
-                Ok(old) => live.delete(&old)?,
+                Ok(old) => live.finish_removal(old.id)?,
                 // Images stand on it.
                 Err(StoreError::InUse { .. }) => {}
                 Err(error) => return Err(error.into()),

@@ -217,7 +217,7 @@ impl Pool {
         let mut layers_removed: u64 = 0;
         // Top down: a layer goes before the one it stands on.
         for volume in &removed.volumes {
-            live.delete(volume)?;
+            live.finish_removal(volume.id)?;
             layers_removed = layers_removed.saturating_add(1);
         }
         Ok(RemovedImage {

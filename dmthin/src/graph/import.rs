@@ -252,7 +252,7 @@ impl Work<'_> {
             // Another import was faster with the same layer: its volume serves as well.
             Err(StoreError::LayerExists { volume: theirs, .. }) => {
                 self.made.pop();
-                self.live.discard_volume(&volume)?;
+                self.live.discard_layer(&volume)?;
                 Ok(catalogue.volume(theirs)?)
             }
             Err(error) => Err(error.into()),
@@ -262,7 +262,7 @@ impl Work<'_> {
     /// Removes what this import made, top down.
     fn undo(&mut self) -> Result<(), PoolError> {
         while let Some(volume) = self.made.pop() {
-            match self.live.discard_volume(&volume) {
+            match self.live.discard_layer(&volume) {
                 // Another import built on it meanwhile: it stays, as that one's.
                 Err(PoolError::Store(StoreError::InUse { .. })) => {}
                 result => result?,

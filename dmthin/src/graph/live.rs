@@ -1,12 +1,41 @@
 //! A pool with its kernel device: the steps on one volume, each safe to repeat.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use crate::dm::{ActivateOptions, Device, DmError, OwnUuid, ThinPool, ThinStatus, UdevFlags};
+use crate::graph::code::ErrorCode;
 use crate::graph::error::PoolError;
 use crate::graph::pool::Pool;
 use crate::ids::{DmName, VolumeKind};
-use crate::ioctl::{self, Access, Deferred, DevId, Errno, LockGuard};
+use crate::ioctl::{self, Access, Deferred, DevId, DeviceInfo, Errno, IoctlError, LockGuard};
 use crate::store::{PoolRecord, VolumeRecord, VolumeState};
 use crate::units::{Bytes, Sectors};
+
+/// How much of a volume is discarded by one call: the disk's other users are served in between.
+const SLICE: Bytes = Bytes::from_mib(256);
+/// How often an open device is looked at again: a probe of udev's may have it for a moment.
+const PROBE_TRIES: u32 = 10;
+/// How long to wait in between.
+const PROBE_PAUSE: Duration = Duration::from_millis(10);
+
+/// How fast space is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Somebody waits for it.
+    Full,
+    /// In the background: a pause after each slice, as long as the slice took.
+    Gentle,
+}
+
+/// What became of a removal.
+#[derive(Debug)]
+pub(crate) enum Removal {
+    /// The volume is gone.
+    Done,
+    /// Somebody holds this device of it.
+    Held(DeviceInfo),
+}
 
 /// A pool whose device exists.
 #[derive(Debug)]
@@ -140,10 +169,80 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    /// Removes a volume that is `deleting`: gives its space back to what lies below the pool, then
+    /// Whether somebody has the volume's device open, or the kernel is about to take it away.
+    pub(crate) fn is_open(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
+        let device = self.pool.volume_device(volume)?;
+        Ok(device.is_some_and(|device| device.open_count > 0 || device.deferred_remove))
+    }
+
+    /// Takes away the device of a volume that is `deleting`: at once, or when its last user closes
+    /// it. Its name is free at once either way. Gives the device where it stays for now.
+    pub(crate) fn let_go(&self, volume: &VolumeRecord) -> Result<Option<DeviceInfo>, PoolError> {
+        let Some(device) = self.pool.volume_device(volume)? else {
+            return Ok(None);
+        };
+        let dm = self.thin_pool.dm();
+        let name = self.pool.internal_name(volume);
+        // The last user may close it at any time, and then there is nothing left to do.
+        let or_gone = |result: Result<(), DmError>| match result {
+            Err(DmError::NotFound { .. }) => Ok(()),
+            result => result,
+        };
+        if device.open_count > 0 && device.name != name {
+            or_gone(dm.rename(&device.name, &name))?;
+        }
+        if device.open_count == 0 || !device.deferred_remove {
+            let uuid = OwnUuid::volume(self.record.uuid, volume.kind, volume.id).to_dm_uuid();
+            or_gone(dm.deactivate(DevId::Uuid(&uuid), Deferred::Yes).map(drop))?;
+        }
+        self.pool.volume_device(volume)
+    }
+
+    /// Removes a volume that is `deleting`, unless somebody holds its device: then the kernel is
+    /// told to take that away when it is let go, and the rest is left for later.
+    pub(crate) fn remove(&self, volume: &VolumeRecord, pace: Pace) -> Result<Removal, PoolError> {
+        let mut tries = match pace {
+            // What has a claim on it is no probe of udev's, and stays.
+            Pace::Full if !self.is_claimed(volume)? => PROBE_TRIES,
+            Pace::Full | Pace::Gentle => 1,
+        };
+        loop {
+            if !self.is_open(volume)? {
+                match self.delete(volume, pace) {
+                    // Somebody opened it in between.
+                    Err(error) if error.code() == ErrorCode::Busy && tries > 0 => {}
+                    result => return result.map(|()| Removal::Done),
+                }
+            }
+            match self.let_go(volume)? {
+                Some(device) if tries == 0 => return Ok(Removal::Held(device)),
+                _ => {}
+            }
+            tries = tries.saturating_sub(1);
+            thread::sleep(PROBE_PAUSE);
+        }
+    }
+
+    /// Whether a mount, a dm table or the like claims the volume's device for itself.
+    fn is_claimed(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
+        let device = self.pool.volume_device(volume)?;
+        let Some(device) = device.filter(|device| device.open_count > 0) else {
+            return Ok(false);
+        };
+        let Some(node) = self.pool.host().node_of(&device)? else {
+            return Ok(false);
+        };
+        match ioctl::open_exclusive(&node, Access::ReadOnly) {
+            Err(IoctlError::Busy { .. }) => Ok(true),
+            // One that is gone, or cannot be opened, is met again by who removes it.
+            _ => Ok(false),
+        }
+    }
+
+    /// Gives the space of a volume that is `deleting` back to what lies below the pool, then
     /// deletes it from the pool, then from the catalogue. Repeated after a cut it goes on.
-    pub(crate) fn delete(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
-        match self.discard_all(volume) {
+    fn delete(&self, volume: &VolumeRecord, pace: Pace) -> Result<(), PoolError> {
+        match self.discard_all(volume, pace) {
             // The id is not in the pool: only the row is left.
             Err(PoolError::Dm(DmError::NoSuchThin { .. })) => {}
             result => {
@@ -160,7 +259,7 @@ impl<'a> Live<'a> {
 
     /// Discards every block of a volume. Deleting a thin device discards nothing below the pool
     /// (`drivers/md/dm-thin-metadata.c:__delete_device`), so that this goes first.
-    fn discard_all(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+    fn discard_all(&self, volume: &VolumeRecord, pace: Pace) -> Result<(), PoolError> {
         let name = match self.pool.volume_device(volume)? {
             Some(device) => device.name,
             None => self.pool.internal_name(volume),
@@ -172,11 +271,30 @@ impl<'a> Live<'a> {
         }
         let block = ioctl::open_exclusive(device.node(), Access::ReadWrite)?;
         let size = ioctl::size(&block)?;
-        match ioctl::discard(&block, Bytes::ZERO, size) {
-            // A pool that ignores discards gives nothing back; the delete still frees its blocks.
-            Err(error) if error.errno() == Some(Errno::OPNOTSUPP) => Ok(()),
-            result => Ok(result?),
+        let block_size = self.record.block_size.to_bytes();
+        // The kernel discards whole blocks only: a slice must not end within one.
+        let slice = SLICE.checked_round_up(block_size).unwrap_or(size);
+        let mut at = Bytes::ZERO;
+        while let Some(left) = size.checked_sub(at).filter(|left| *left > Bytes::ZERO) {
+            let started = Instant::now();
+            match ioctl::discard(&block, at, left.min(slice)) {
+                // A pool that ignores discards gives nothing back; the delete still frees its blocks.
+                Err(error) if error.errno() == Some(Errno::OPNOTSUPP) => return Ok(()),
+                result => result?,
+            }
+            at = at.saturating_add(slice);
+            if pace == Pace::Gentle {
+                thread::sleep(started.elapsed());
+            }
         }
+        Ok(())
+    }
+
+    /// As [`discard_volume`](Self::discard_volume), for a layer that no lock is held of: a run of
+    /// the queue must not meet it half-way.
+    pub(crate) fn discard_layer(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+        let _lock = self.pool.locks().volume(volume.id)?;
+        self.discard_volume(volume)
     }
 
     /// Undoes a volume that is being made: marks it `deleting`, then removes it.
@@ -185,6 +303,6 @@ impl<'a> Live<'a> {
         if catalogue.volume(volume.id)?.state != VolumeState::Deleting {
             catalogue.begin_deleting(volume.id)?;
         }
-        self.delete(volume)
+        self.delete(volume, Pace::Full)
     }
 }

@@ -23,6 +23,10 @@ const IMPORTS: u64 = 1;
 const GROWTH: u64 = 2;
 const VOLUMES: u64 = 1 << 32;
 
+fn volume_byte(volume: VolumeId) -> LockByte {
+    LockByte::new(VOLUMES.saturating_add(volume.get()))
+}
+
 /// A pool's locks.
 #[derive(Debug)]
 pub(crate) struct Locks {
@@ -72,7 +76,13 @@ impl Locks {
 
     /// A volume for ourselves.
     pub(crate) fn volume(&self, volume: VolumeId) -> Result<LockGuard, PoolError> {
-        let byte = VOLUMES.saturating_add(volume.get());
-        Ok(self.file.lock(LockByte::new(byte), LockMode::Exclusive)?)
+        Ok(self.file.lock(volume_byte(volume), LockMode::Exclusive)?)
+    }
+
+    /// A volume for ourselves, or `None` while another verb works on it.
+    pub(crate) fn try_volume(&self, volume: VolumeId) -> Result<Option<LockGuard>, PoolError> {
+        Ok(self
+            .file
+            .try_lock(volume_byte(volume), LockMode::Exclusive)?)
     }
 }

@@ -42,9 +42,13 @@ mod plan;
 mod pool;
 mod random;
 mod recover;
+mod removal;
 mod report;
 mod status;
+mod trim;
+mod who;
 
+pub use crate::fs::{Holder, MountNs, Pid, Process};
 pub use code::ErrorCode;
 pub use container::CreateContainer;
 pub use create::{CreatePool, DevicePair};
@@ -54,8 +58,10 @@ pub use guard::UntilGuard;
 pub use host::Host;
 pub use import::ImportSource;
 pub use pool::Pool;
+pub use removal::{QueueRound, Removing};
 pub use report::{
-    BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, GrownContainer,
-    HistoryReport, ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree, LivePool,
-    PoolPlan, PoolReport, PoolSummary, PoolWord, RemovedImage, Usage, Verdict,
+    BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, FailedRemoval,
+    GrownContainer, HistoryReport, ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree,
+    LivePool, PoolPlan, PoolReport, PoolSummary, PoolWord, QueueReport, QueueRun, QueueState,
+    RemovedContainer, RemovedImage, TrimReport, Usage, Verdict, WhoReport,
 };

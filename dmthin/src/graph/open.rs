@@ -4,10 +4,9 @@ use std::fs::File;
 
 use crate::backing::Attached;
 use crate::dm::{
-    ActivateOptions, OwnKind, OwnUuid, PoolFeatures, PoolMode, PoolStatus, ThinPool, ThinPoolTable,
-    WorkingPool, names,
+    ActivateOptions, DmError, OwnKind, OwnUuid, PoolFeatures, PoolMode, PoolStatus, ThinPool,
+    ThinPoolTable, WorkingPool, names,
 };
-use crate::fs;
 use crate::graph::create::remove_path;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
@@ -15,6 +14,7 @@ use crate::graph::live::Live;
 use crate::graph::pool::Pool;
 use crate::graph::recover::Settled;
 use crate::graph::report::{Change, PoolReport};
+use crate::graph::who::told;
 use crate::ids::{PoolName, TransactionId};
 use crate::ioctl::{Deferred, DevId, DeviceInfo, LockGuard};
 use crate::store::{BackingRecord, Catalogue, GenerationCheck, PoolRecord, PoolState};
@@ -300,7 +300,13 @@ impl Pool {
         let dm = self.host().dm()?;
         let is_pool = |own: &OwnUuid| matches!(own.kind, OwnKind::Pool);
         for (device, _) in ours.iter().filter(|(_, own)| !is_pool(own)) {
-            dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
+            match dm.deactivate(DevId::Dev(device.dev), Deferred::No) {
+                // Its removal was deferred, and its last user let go just now.
+                Err(DmError::NotFound { .. }) => {}
+                result => {
+                    result?;
+                }
+            }
         }
         for (device, _) in ours.iter().filter(|(_, own)| is_pool(own)) {
             dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
@@ -315,16 +321,12 @@ impl Pool {
             if matches!(own.kind, OwnKind::Pool) || device.open_count == 0 {
                 continue;
             }
-            let mounts = fs::mounts_of(device.dev)?;
+            let holders = self.holders(device.dev)?;
             let name = self.owner(own)?.unwrap_or_else(|| device.name.to_string());
-            users.push(if mounts.is_empty() {
+            users.push(if holders.is_empty() {
                 format!("{name} (open {} times)", device.open_count)
             } else {
-                let mounts: Vec<_> = mounts
-                    .iter()
-                    .map(|mount| mount.target.display().to_string())
-                    .collect();
-                format!("{name} (mounted on {})", mounts.join(", "))
+                format!("{name} ({})", told(&holders))
             });
         }
         Ok(users)

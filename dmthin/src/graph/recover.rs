@@ -6,7 +6,7 @@
 //!
 //! | row | what happened | what is done |
 //! |---|---|---|
-//! | `deleting` | a removal was cut | removed: it was promised |
+//! | `deleting` | a removal was cut, or is queued | removed: it was promised; one that is held or fails stays queued |
 //! | `creating` container, in the pool, as large as its parent | created; the lazy `ready` may be lost | `ready` |
 //! | `creating` container, else | not yet created, or its file system not yet grown | removed |
 //! | `creating` base or layer | its content was not whole | removed |
@@ -17,7 +17,7 @@ use std::collections::HashSet;
 
 use crate::dm::names;
 use crate::graph::error::PoolError;
-use crate::graph::live::Live;
+use crate::graph::live::{Live, Pace, Removal};
 use crate::ids::VolumeKind;
 use crate::store::{VolumeRecord, VolumeState};
 
@@ -42,8 +42,9 @@ impl Live<'_> {
                 settled.kept = settled.kept.saturating_add(1);
             } else {
                 tracing::info!(volume = %volume.id, kind = %volume.kind, "removing what a cut left");
-                self.discard_volume(volume)?;
-                settled.removed = settled.removed.saturating_add(1);
+                if self.settle_removal(volume)? {
+                    settled.removed = settled.removed.saturating_add(1);
+                }
             }
         }
         for container in catalogue.containers()? {
@@ -66,6 +67,20 @@ impl Live<'_> {
             }
         }
         Ok(settled)
+    }
+
+    /// Removes a volume; false where it stays queued, which keeps nobody from opening the pool.
+    fn settle_removal(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
+        if volume.state != VolumeState::Deleting {
+            self.pool().catalogue().begin_deleting(volume.id)?;
+        }
+        match self.remove(volume, Pace::Full) {
+            Ok(Removal::Done) => return Ok(true),
+            Ok(Removal::Held(_)) => tracing::info!(volume = %volume.id, "it is held: queued"),
+            Err(error) => tracing::warn!(volume = %volume.id, %error, "it stays queued"),
+        }
+        self.put_off(volume, 0)?;
+        Ok(false)
     }
 
     fn is_whole(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {

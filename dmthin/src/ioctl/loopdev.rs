@@ -113,6 +113,8 @@ impl Default for LoopOptions {
 pub struct LoopInfo {
     /// The file.
     pub backing: FileId,
+    /// The device, where the file is the node of one.
+    pub backing_device: Option<DevNo>,
     /// Where in the file the device begins.
     pub offset: Bytes,
     /// The path given when it was attached, of which the kernel keeps 63 bytes.
@@ -271,6 +273,16 @@ pub fn attach_loop(
 /// # Errors
 /// [`IoctlError::Io`], [`IoctlError::PermissionDenied`], [`IoctlError::WrongNode`].
 pub fn find_loops(id: FileId) -> Result<Vec<LoopDevice>, IoctlError> {
+    let mut found = attached_loops()?;
+    found.retain(|(_, info)| info.backing == id);
+    Ok(found.into_iter().map(|(device, _)| device).collect())
+}
+
+/// Every loop device that something is attached to, opened, lowest number first.
+///
+/// # Errors
+/// As [`find_loops`].
+pub fn attached_loops() -> Result<Vec<(LoopDevice, LoopInfo)>, IoctlError> {
     let block = Path::new("/sys/block");
     let entries = fs::read_dir(block).map_err(|error| std_io("list", block, &error))?;
     let mut numbers: Vec<i32> = entries
@@ -290,8 +302,7 @@ pub fn find_loops(id: FileId) -> Result<Vec<LoopDevice>, IoctlError> {
             Err(error) => return Err(error),
         };
         match device.info() {
-            Ok(info) if info.backing == id => found.push(device),
-            Ok(_) => {}
+            Ok(info) => found.push((device, info)),
             Err(error) if error.errno() == Some(Errno::NXIO) => {}
             Err(error) => return Err(error),
         }
@@ -451,6 +462,7 @@ fn info(fd: impl AsFd) -> Result<LoopInfo, IoctlError> {
             dev: DevNo::from_dev_t(info.lo_device),
             ino: info.lo_inode,
         },
+        backing_device: (info.lo_rdevice != 0).then(|| DevNo::from_dev_t(info.lo_rdevice)),
         offset: Bytes::new(info.lo_offset),
         file_name: PathBuf::from(OsStr::from_bytes(name.unwrap_or_default())),
         block_size: blkdev::logical_block_size(&fd)?,

@@ -29,7 +29,9 @@ pub use control::{
 pub use error::{IoctlError, ReplyError};
 pub use fsctl::{XfsGeometry, freeze, resize_ext4, resize_xfs, thaw, trim, xfs_geometry};
 pub use lock::{LockByte, LockFile, LockGuard, LockMode};
-pub use loopdev::{Detached, FileId, LoopDevice, LoopInfo, LoopOptions, attach_loop, find_loops};
+pub use loopdev::{
+    Detached, FileId, LoopDevice, LoopInfo, LoopOptions, attach_loop, attached_loops, find_loops,
+};
 pub use node::{ensure_block_node, node_dev};
 pub use reply::{DeviceInfo, DmVersion, EventNr, ListedDevice, TargetLine, TargetVersion};
 pub use rustix::io::Errno;

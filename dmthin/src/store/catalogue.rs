@@ -15,7 +15,7 @@ use rustix::fs::{CWD, RenameFlags};
 use crate::store::error::{Corruption, CorruptionKind, Fault, Outcome, StoreError};
 use crate::store::record::NewPool;
 use crate::store::schema::{self, Format};
-use crate::store::{containers, images, layers, pool, row};
+use crate::store::{containers, images, layers, pool, removals, row};
 
 /// How long a writer waits for another process's write. A write takes one or two flushes of the
 /// disk, so a machine this slow has other troubles.
@@ -261,6 +261,7 @@ impl Catalogue {
             layers::all(db)?;
             images::all(db)?;
             containers::all(db)?;
+            removals::all(db)?;
             Ok(())
         })
     }

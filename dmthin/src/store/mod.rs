@@ -15,7 +15,7 @@
 //!   layer and no container row: its chain id and its name are free.
 //! - A catalogue is there whole or not at all: it is made under another name and renamed.
 //!
-//! # Format 1
+//! # Format 2
 //! `application_id` is `0x44544331` ("DTC1"), `user_version` is the format. All tables are
 //! `STRICT`; sizes are bytes, times are unix seconds, digests are `sha256:` and 64 digits.
 //!
@@ -28,6 +28,7 @@
 //! | `image_layers` | a layer of an image | `image`, `position` (0 is the lowest), `layer` |
 //! | `refs` | a name of an image | `name` (with its tag), `image` |
 //! | `containers` | a container | `volume`, `name` (unique), `image`, `image_name` (at creation) |
+//! | `removals` | what is known of a volume in state `deleting` | `volume`, `name` (its container's), `since`, `attempts`, `next_try` |
 //!
 //! The file is in WAL mode: `catalogue.db-wal` and `catalogue.db-shm` beside it are part of it.
 
@@ -38,6 +39,7 @@ mod images;
 mod layers;
 mod pool;
 mod record;
+mod removals;
 mod row;
 mod schema;
 mod state;
@@ -51,8 +53,8 @@ pub use catalogue::Catalogue;
 pub use error::{Corruption, StoreError};
 pub use record::{
     AddedImage, BackingRecord, ContainerRecord, Counts, Guard, ImageRecord, LayerRecord,
-    NewContainer, NewImage, NewPool, NewVolume, PoolRecord, RemovedImage, SealedLayer,
-    VolumeRecord,
+    NewContainer, NewImage, NewPool, NewVolume, PoolRecord, RemovalRecord, RemovedImage,
+    SealedLayer, VolumeRecord,
 };
 pub use state::{GenerationCheck, PoolState, VolumeState};
 pub use timestamp::Timestamp;

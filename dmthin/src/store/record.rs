@@ -294,6 +294,21 @@ pub struct ContainerRecord {
     pub volume: VolumeRecord,
 }
 
+/// A volume that is promised to go, with what is known of the tries so far.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RemovalRecord {
+    /// The volume, in [`VolumeState::Deleting`].
+    pub volume: VolumeRecord,
+    /// What its container was called; others may have the name now.
+    pub name: Option<ContainerName>,
+    /// When it was promised.
+    pub since: Timestamp,
+    /// How many tries did not come to the end.
+    pub attempts: u64,
+    /// When the next one is due.
+    pub next_try: Timestamp,
+}
+
 /// How much of everything there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {

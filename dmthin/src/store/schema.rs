@@ -8,7 +8,8 @@ use crate::store::error::{CorruptionKind, Outcome};
 pub(super) const APPLICATION_ID: i32 = 0x4454_4331;
 
 /// Step n makes format n + 1 out of format n; an empty file is format 0.
-pub(super) const STEPS: &[&str] = &["
+pub(super) const STEPS: &[&str] = &[
+    "
 CREATE TABLE pool (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     name TEXT NOT NULL,
@@ -49,7 +50,6 @@ CREATE TABLE volumes (
 ) STRICT;
 CREATE INDEX volumes_by_parent ON volumes (parent);
 CREATE INDEX volumes_unsettled ON volumes (id) WHERE state != 'ready';
-CREATE INDEX volumes_growing ON volumes (id) WHERE growing_to IS NOT NULL;
 CREATE UNIQUE INDEX one_base_per_class ON volumes (fs, size)
     WHERE kind = 'base' AND state = 'ready';
 
@@ -94,7 +94,17 @@ CREATE TABLE containers (
     image_name TEXT NOT NULL
 ) STRICT;
 CREATE INDEX containers_by_image ON containers (image);
-"];
+",
+    "
+CREATE TABLE removals (
+    volume INTEGER PRIMARY KEY REFERENCES volumes (id) ON DELETE CASCADE,
+    name TEXT,
+    since INTEGER NOT NULL,
+    attempts INTEGER NOT NULL CHECK (attempts >= 0),
+    next_try INTEGER NOT NULL
+) STRICT;
+",
+];
 
 /// What a file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

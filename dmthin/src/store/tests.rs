@@ -11,6 +11,7 @@ mod file;
 mod golden;
 mod images;
 mod model;
+mod removals;
 mod sharing;
 mod volumes;
 

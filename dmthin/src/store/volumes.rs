@@ -7,6 +7,7 @@ use crate::store::catalogue::{Catalogue, Durability};
 use crate::store::error::{Outcome, StoreError};
 use crate::store::pool;
 use crate::store::record::{NewVolume, VolumeRecord};
+use crate::store::removals;
 use crate::store::row::{self, Cells, VOLUME, to_sql, volume_key};
 use crate::store::state::VolumeState;
 use crate::store::timestamp::Timestamp;
@@ -123,6 +124,7 @@ pub(super) fn is_used(db: &Connection, volume: &VolumeRecord) -> Outcome<bool> {
 pub(super) fn retire(db: &Connection, volume: &VolumeRecord) -> Outcome<VolumeRecord> {
     refuse_step(volume, Some(VolumeState::Deleting))?;
     let key = volume_key(volume.id)?;
+    removals::insert(db, volume.id)?;
     row::run(db, "DELETE FROM layers WHERE volume = ?1", [key])?;
     row::run(db, "DELETE FROM containers WHERE volume = ?1", [key])?;
     row::run(
@@ -309,18 +311,6 @@ impl Catalogue {
             )?;
             find(db, id)
         })
-    }
-
-    /// The volumes whose growth is not finished, by id.
-    ///
-    /// # Errors
-    /// The file's own troubles.
-    pub fn growing(&self) -> Result<Vec<VolumeRecord>, StoreError> {
-        let sql = format!(
-            "SELECT {VOLUME} FROM volumes
-             WHERE growing_to IS NOT NULL AND state = 'ready' ORDER BY id"
-        );
-        self.read(|db| row::all(db, &sql, (), row::volume))
     }
 
     /// Records the uuid of a volume's file system.

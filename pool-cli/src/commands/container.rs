@@ -1,14 +1,18 @@
 //! `pool-cli container`: make, mount and remove containers.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dmthin::graph::{Change, ContainerReport, CreateContainer};
+use dmthin::graph::{Change, ContainerReport, CreateContainer, Removing};
 use dmthin::ids::ContainerName;
 use dmthin::units::{Bytes, NewSize};
 use serde::Serialize;
 
 use crate::args::{Context, new_size, size};
+use crate::commands::queue;
+use crate::commands::trim;
+use crate::commands::who::{self, WHO_HELP};
 use crate::output::{fields, lines, list, or_dash, record, short, table};
 use crate::time::utc;
 
@@ -77,18 +81,38 @@ Example:
   pool-cli container umount web"
     )]
     Unmount(ContainerArgs),
+    /// Give back what a container's file system does not use
+    #[command(after_help = "\
+As fstrim does, for a container that is mounted and for one that is not: that one is mounted for the
+time where nobody sees it. Needed after it was mounted without `discard`, as by a virtual machine.
+A block of the pool goes back only when all of it is unused, so more may be trimmed than comes back.
+
+Prints: the container's name and how much was trimmed, with a tab between them, one a line. One that
+fails does not stop the others; the command ends with its exit code.
+
+Examples:
+  pool-cli container trim web
+  pool-cli container trim --all --json | jq .trimmed")]
+    Trim(TrimArgs),
+    /// Show who holds a container open or mounted
+    #[command(after_help = WHO_HELP)]
+    Who(ContainerArgs),
     /// Remove a container and what was written in it
     #[command(
         name = "rm",
         after_help = "\
-Refused with exit code 5 while it is mounted or its device is open. There is no way back.
+Its name is free at once, and there is no way back. Where it is mounted or its device is open, in
+whatever mount namespace, its volume is queued: the kernel takes the device away when it is let go,
+and `queue run` gives the space back then. Else the space is back when the command ends.
 
-Prints: the container's name.
+Prints: the container's name. That it is queued, and who holds it, goes to stderr.
 
-Example:
-  pool-cli container rm web"
+Examples:
+  pool-cli container rm web
+  pool-cli container rm web --wait=30      # exit code 5 if somebody holds it longer
+  pool-cli container rm web --queue && pool-cli queue run"
     )]
-    Remove(ContainerArgs),
+    Remove(RemoveArgs),
 }
 
 /// Options of `container create`.
@@ -118,7 +142,31 @@ pub(crate) struct GrowArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ContainerArgs {
     /// Name of the container
+    pub(crate) name: ContainerName,
+}
+
+/// Options of `container trim`.
+#[derive(Debug, Args)]
+pub(crate) struct TrimArgs {
+    /// Name of the container
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    name: Option<ContainerName>,
+    /// Trim every container of the pool
+    #[arg(long)]
+    all: bool,
+}
+
+/// Options of `container rm`.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Name of the container
     name: ContainerName,
+    /// Wait until nobody holds it and its space is back, at most this long [default: no limit]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<u64>>,
+    /// Leave giving the space back to `queue run`
+    #[arg(long, conflicts_with = "wait")]
+    queue: bool,
 }
 
 /// Options of `container mount`.
@@ -144,11 +192,6 @@ struct OneContainer<'a> {
 struct Unmounted<'a> {
     name: &'a ContainerName,
     unmounted: &'a [PathBuf],
-}
-
-#[derive(Debug, Serialize)]
-struct Removed<'a> {
-    name: &'a ContainerName,
 }
 
 /// Runs one of them.
@@ -223,9 +266,26 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
                 lines(unmounted.iter().map(|dir| dir.display().to_string()))
             })
         }
-        ContainerCommand::Remove(ContainerArgs { name }) => {
-            pool.remove_container(&name)?;
-            out.done(&Removed { name: &name }, || record([name.to_string()]))
+        ContainerCommand::Trim(TrimArgs { name, all: _ }) => trim::run(context, &pool, name),
+        ContainerCommand::Who(ContainerArgs { name }) => who::run(context, &name),
+        ContainerCommand::Remove(RemoveArgs { name, wait, queue }) => {
+            let how = match wait {
+                Some(limit) => Removing::Wait(limit.map(Duration::from_secs)),
+                None if queue => Removing::Queued,
+                None => Removing::Now,
+            };
+            let gone = pool.remove_container(&name, how)?;
+            if !gone.removed {
+                let why = if gone.holders.is_empty() && queue {
+                    "waits for `pool-cli queue run`".to_owned()
+                } else {
+                    queue::told(&gone.holders)
+                };
+                out.note(&format!(
+                    "container {name} is removed; its volume is queued, {why}"
+                ));
+            }
+            out.done(&gone, || record([name.to_string()]))
         }
     }
 }

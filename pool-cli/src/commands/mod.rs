@@ -9,3 +9,6 @@ pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod pool;
+pub(crate) mod queue;
+pub(crate) mod trim;
+pub(crate) mod who;

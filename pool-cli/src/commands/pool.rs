@@ -13,6 +13,7 @@ use dmthin::units::{BlockSize, Bytes, NewSize, Percent};
 use serde::Serialize;
 
 use crate::args::{Context, block_size, new_size, size};
+use crate::commands::trim;
 use crate::output::{fields, lines, or_dash, record, table, usage};
 
 /// What can be done with pools.
@@ -94,6 +95,17 @@ Prints: NAME and its state, with a tab between them.
 Example:
   pool-cli pool close tank")]
     Close(NameArgs),
+    /// Give back what the file systems of all containers do not use
+    #[command(after_help = "\
+As `container trim --all`. What is mounted with `discard`, as `container mount` does, gives its room
+back by itself; this is for all else, from a timer once a week.
+
+Prints: each container's name and how much was trimmed, with a tab between them, one a line. One
+that fails does not stop the others; the command ends with its exit code.
+
+Example:
+  pool-cli pool trim tank")]
+    Trim(StatusArgs),
     /// Destroy a pool with all images and containers in it
     #[command(after_help = "\
 Refused with exit code 5 while a container of the pool is mounted or in use. There is no way back.
@@ -272,6 +284,9 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
         PoolCommand::Status(StatusArgs { name }) => {
             let pool = context.pool(name.as_ref())?.status()?;
             out.show(&OnePool { pool: &pool }, || pool_fields(&pool))
+        }
+        PoolCommand::Trim(StatusArgs { name }) => {
+            trim::run(context, &context.pool(name.as_ref())?, None)
         }
         PoolCommand::Open(NameArgs { name }) => {
             let (change, pool) = context.host.open_pool(&name)?;

@@ -211,6 +211,7 @@ conformance! {
     pool_grow: "pool grow", "", InPool;
     pool_set: "pool set", "tank --min-free-data=5", InPool;
     pool_close: "pool close", "tank", InPool;
+    pool_trim: "pool trim", "", InPool;
     pool_destroy: "pool destroy", "tank", InPool;
     base: "base", "", Noun;
     base_grow: "base grow", "20G", InPool;
@@ -227,10 +228,16 @@ conformance! {
     container_mount: "container mount", "web /mnt", InPool;
     container_grow: "container grow", "web 20G", InPool;
     container_umount: "container umount", "web", InPool;
+    container_trim: "container trim", "web", InPool;
+    container_who: "container who", "web", InPool;
     container_rm: "container rm", "web", InPool;
     device: "device", "", Noun;
     device_list: "device list", "", Free;
     device_inspect: "device inspect", "dmthin-tank-pool", Free;
+    queue: "queue", "", Noun;
+    queue_list: "queue list", "", InPool;
+    queue_run: "queue run", "", InPool;
+    who: "who", "web", InPool;
     doctor: "doctor", "", Free;
     completions: "completions", "bash", Free;
     man: "man", "/nonexistent", Free;

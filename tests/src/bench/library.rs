@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use dmthin::graph::{CreateContainer, Pool};
+use dmthin::graph::{CreateContainer, Pool, Removing};
 use dmthin::ids::ContainerName;
 
 use crate::bench::plan::Way;
@@ -48,6 +48,11 @@ impl Way for Library<'_> {
 
     fn down(&mut self, phase: &mut Phase) -> Result<()> {
         phase.step("unmount", || Ok(self.pool.unmount_container(&self.name)?))?;
-        phase.step("remove", || Ok(self.pool.remove_container(&self.name)?))
+        phase.step("remove", || {
+            Ok(self
+                .pool
+                .remove_container(&self.name, Removing::Now)
+                .map(drop)?)
+        })
     }
 }

@@ -15,6 +15,7 @@ mod images;
 mod pairing;
 mod pools;
 mod reboot;
+mod removal;
 
 use std::path::Path;
 
@@ -28,6 +29,7 @@ fn all() -> Vec<Test> {
         pairing::TESTS,
         containers::TESTS,
         growth::TESTS,
+        removal::TESTS,
         images::TESTS,
         hostile::TESTS,
         devices::TESTS,

@@ -60,7 +60,7 @@ fn what_is_no_catalogue_is_not_opened() {
 
 #[test]
 fn a_truncated_file_is_not_opened() {
-    let (_directory, path) = golden_copy();
+    let (_directory, path) = golden_copy(2);
     let length = fs::metadata(&path).unwrap().len();
     OpenOptions::new()
         .write(true)
@@ -222,7 +222,7 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 1..64),
         cut in proptest::option::weighted(0.1, any::<proptest::sample::Index>()),
     ) {
-        let (_directory, path) = golden_copy();
+        let (_directory, path) = golden_copy(2);
         let mut contents = fs::read(&path).unwrap();
         let start = at.index(contents.len());
         for (old, new) in contents[start..].iter_mut().zip(&bytes) {

@@ -148,7 +148,7 @@ fn the_settings_that_make_a_commit_safe_are_on() {
     assert_eq!(number("trusted_schema"), 0);
     assert_eq!(number("busy_timeout"), 10_000);
     assert_eq!(number("application_id"), 0x4454_4331);
-    assert_eq!(number("user_version"), 1);
+    assert_eq!(number("user_version"), 2);
     for (durability, synchronous) in [
         (Durability::Durable, 2_i64),
         (Durability::Lazy, 1),
@@ -418,7 +418,8 @@ fn a_full_disk_is_no_space_and_changes_nothing() {
 fn an_older_format_is_migrated_once() {
     let catalogue = Temp::new();
     let record = catalogue.pool().unwrap();
-    let steps = [schema::STEPS[0], "ALTER TABLE pool ADD COLUMN more TEXT"];
+    let mut steps = schema::STEPS.to_vec();
+    steps.push("ALTER TABLE pool ADD COLUMN more TEXT");
     assert_eq!(
         schema::format(&catalogue.lock(), schema::STEPS).unwrap(),
         Format::Current
@@ -438,16 +439,16 @@ fn an_older_format_is_migrated_once() {
     assert_refused!(
         Catalogue::open(&path),
         StoreError::NewerFormat {
-            found: 2,
-            supported: 1,
+            found: 3,
+            supported: 2,
             ..
         },
         format!(
-            "the catalogue {} has format 2, this version knows formats up to 1: use a newer version",
+            "the catalogue {} has format 3, this version knows formats up to 2: use a newer version",
             path.display()
         )
     );
-    catalogue.sql("PRAGMA user_version = 1");
+    catalogue.sql("PRAGMA user_version = 2");
     assert_eq!(
         schema::format(&catalogue.lock(), &steps).unwrap(),
         Format::Older

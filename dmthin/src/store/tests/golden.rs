@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::ids::{FsType, ThinId, TransactionId, VolumeId, VolumeKind};
+use crate::ids::{ContainerName, FsType, ThinId, TransactionId, VolumeId, VolumeKind};
 use crate::store::tests::{
     BASE_SIZE, Temp, checkpoint, container, digest, image, layer, pool, ready_base, reference,
     stack,
@@ -15,21 +15,22 @@ use crate::store::{
 };
 use crate::units::Bytes;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/store/1/catalogue.db")
+fn golden(format: u32) -> PathBuf {
+    let path = format!("../fixtures/store/{format}/catalogue.db");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// The fixture where it may be written to.
-pub(super) fn golden_copy() -> (TempDir, PathBuf) {
+pub(super) fn golden_copy(format: u32) -> (TempDir, PathBuf) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("catalogue.db");
-    fs::copy(golden(), &path).unwrap();
+    fs::copy(golden(format), &path).unwrap();
     (directory, path)
 }
 
 #[test]
-#[ignore = "writes fixtures/store/1, which is made once"]
-fn make_the_file_of_format_1() {
+#[ignore = "writes fixtures/store/2, which is made once"]
+fn make_the_file_of_format_2() {
     let catalogue = Temp::new();
     catalogue.set_pool_state(PoolState::Ready).unwrap();
     let base = ready_base(&catalogue).id;
@@ -55,22 +56,39 @@ fn make_the_file_of_format_1() {
         .unwrap()
         .id;
     catalogue.begin_deleting(old).unwrap();
+    catalogue
+        .put_off_removal(old, Timestamp::from_unix(1_700_000_300))
+        .unwrap();
     catalogue.begin_container(&container("new", added)).unwrap();
     catalogue.begin_generation(TransactionId::new(0)).unwrap();
     catalogue.confirm_generation(TransactionId::new(1)).unwrap();
     catalogue.begin_generation(TransactionId::new(1)).unwrap();
     catalogue.sql(
         "UPDATE pool SET created_at = 1700000000; UPDATE volumes SET created_at = 1700000000 + id;
-         UPDATE images SET imported_at = 1700000100",
+         UPDATE images SET imported_at = 1700000100; UPDATE removals SET since = 1700000200",
     );
     checkpoint(&catalogue);
-    fs::create_dir_all(golden().parent().unwrap()).unwrap();
-    fs::copy(catalogue.path(), golden()).unwrap();
+    fs::create_dir_all(golden(2).parent().unwrap()).unwrap();
+    fs::copy(catalogue.path(), golden(2)).unwrap();
 }
+
+/// The one removal: its name, since when, attempts, next try.
+type Queued = (Option<ContainerName>, u64, u64, u64);
 
 #[test]
 fn a_file_of_format_1_opens_and_says_what_was_written() {
-    let (_directory, path) = golden_copy();
+    // Of a removal nothing was written but the state: it is as old as its volume.
+    says_what_was_written(1, (None, 1_700_000_005, 0, 0));
+}
+
+#[test]
+fn a_file_of_format_2_opens_and_says_what_was_written() {
+    let name = ContainerName::new("old").ok();
+    says_what_was_written(2, (name, 1_700_000_200, 1, 1_700_000_300));
+}
+
+fn says_what_was_written(format: u32, queued: Queued) {
+    let (_directory, path) = golden_copy(format);
     let catalogue = Catalogue::open(&path).unwrap();
     catalogue.check().unwrap();
 
@@ -126,6 +144,10 @@ fn a_file_of_format_1_opens_and_says_what_was_written() {
     ];
     assert_eq!(catalogue.all_volumes().unwrap(), volumes);
     assert_eq!(catalogue.unsettled().unwrap(), volumes[4..]);
+    let removal = catalogue.removals().unwrap().pop().unwrap();
+    assert_eq!(removal.volume, volumes[4]);
+    let (since, next_try) = (removal.since.to_unix(), removal.next_try.to_unix());
+    assert_eq!((removal.name, since, removal.attempts, next_try), queued);
     let layers = catalogue.layers().unwrap();
     assert_eq!(layers.len(), 2);
     assert_eq!(

@@ -347,9 +347,8 @@ fn only_containers_grow_and_nothing_shrinks() {
     // To the size it has: nothing is begun.
     catalogue.begin_growth(volume.id, gib(11)).unwrap();
     assert_eq!(sizes(&catalogue), (gib(11), None));
-    let growing = catalogue.begin_growth(volume.id, gib(12)).unwrap();
+    catalogue.begin_growth(volume.id, gib(12)).unwrap();
     assert_eq!(sizes(&catalogue), (gib(11), Some(gib(12))));
-    assert_eq!(catalogue.growing().unwrap(), [growing]);
     // Cut there, its file system may be that large already: it can be promised more, not less.
     assert!(matches!(
         catalogue.begin_growth(volume.id, gib(11)),
@@ -359,7 +358,6 @@ fn only_containers_grow_and_nothing_shrinks() {
     let grown = catalogue.finish_growth(volume.id).unwrap();
     assert_eq!((grown.size, grown.growing_to), (gib(13), None));
     assert_eq!(catalogue.finish_growth(volume.id).unwrap(), grown);
-    assert!(catalogue.growing().unwrap().is_empty());
     assert!(matches!(
         catalogue.begin_growth(volume.id, Bytes::new(u64::MAX)),
         Err(StoreError::TooLarge {

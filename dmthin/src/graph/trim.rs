@@ -1,0 +1,88 @@
+//! `trim`: what containers do not use of their volumes goes back to the pool and to the host.
+
+use crate::dm::{Device, names};
+use crate::fs::{self, DetachedMount, MountOptions};
+use crate::graph::error::PoolError;
+use crate::graph::live::Live;
+use crate::graph::pool::Pool;
+use crate::graph::report::TrimReport;
+use crate::ids::ContainerName;
+use crate::store::{StoreError, VolumeRecord, VolumeState};
+use crate::units::Bytes;
+
+impl Pool {
+    /// Discards what a container's file system does not use, mounted or not; gives how much the file
+    /// system says that was. Its device is there before and after, or is not.
+    ///
+    /// # Errors
+    /// [`StoreError::ContainerNotFound`], [`PoolError::ContainerHalfMade`], [`PoolError::Fs`] where it
+    /// cannot be mounted or cannot discard.
+    pub fn trim_container(&self, name: &ContainerName) -> Result<Bytes, PoolError> {
+        self.trim_named(&self.live()?, name)
+    }
+
+    /// Trims every container, one after the other; one that fails does not stop the others.
+    ///
+    /// # Errors
+    /// [`PoolError::PoolNotOpen`], [`PoolError::Store`]; what failed on a container is in its report.
+    pub fn trim_containers(&self) -> Result<Vec<TrimReport>, PoolError> {
+        let live = self.live()?;
+        let mut reports = Vec::new();
+        for container in self.catalogue().containers()? {
+            // One that is being made has nothing to give back.
+            if container.volume.state != VolumeState::Ready {
+                continue;
+            }
+            let (trimmed, error) = match self.trim_named(&live, &container.name) {
+                Ok(trimmed) => (Some(trimmed), None),
+                // Removed meanwhile.
+                Err(PoolError::Store(StoreError::ContainerNotFound { .. })) => continue,
+                Err(error) => (None, Some(error)),
+            };
+            reports.push(TrimReport {
+                name: container.name,
+                trimmed,
+                problem: error.as_ref().map(ToString::to_string),
+                error,
+            });
+        }
+        Ok(reports)
+    }
+
+    fn trim_named(&self, live: &Live<'_>, name: &ContainerName) -> Result<Bytes, PoolError> {
+        let id = self.catalogue().container(name)?.volume.id;
+        let _lock = self.locks().volume(id)?;
+        // Read again: who made it may have had the lock until now.
+        let volume = self.catalogue().container(name)?.volume;
+        if volume.id != id || volume.state != VolumeState::Ready {
+            return Err(PoolError::ContainerHalfMade {
+                name: name.clone(),
+                pool: self.name().clone(),
+            });
+        }
+        let had_one = self.volume_device(&volume)?.is_some();
+        let device = live.activate(&volume, &names::container_name(self.name(), name))?;
+        let trimmed = trim(&volume, &device);
+        if had_one {
+            return trimmed;
+        }
+        let undo = live.deactivate(&volume);
+        match trimmed {
+            Ok(trimmed) => undo.map(|()| trimmed),
+            Err(error) => Err(error.with_undo(undo)),
+        }
+    }
+}
+
+/// Trims through a directory it is mounted on, else through a mount that nobody sees.
+fn trim(volume: &VolumeRecord, device: &Device) -> Result<Bytes, PoolError> {
+    for mount in fs::mounts_of(device.dev())? {
+        if let Some(dir) = fs::open_mount(&mount) {
+            return Ok(fs::trim(dir)?);
+        }
+    }
+    let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;
+    let trimmed = fs::trim(mount.open_root()?)?;
+    mount.close()?;
+    Ok(trimmed)
+}

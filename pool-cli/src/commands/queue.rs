@@ -1,0 +1,212 @@
+//! `pool-cli queue`: removals that wait for somebody to let go.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use dmthin::graph::{Holder, QueueReport, QueueRound, QueueRun, QueueState};
+use serde::Serialize;
+
+use crate::args::Context;
+use crate::output::{lines, list, or_dash, record, table};
+use crate::time::utc;
+
+/// What can be done with the queue of removals.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// List what is removed but still there
+    #[command(after_help = "\
+STATE is `held` while somebody has the device open, `waiting` when the next `queue run` can remove
+it, `deleting` while a command does. MAPPED is known while there is a device; it counts what is
+shared with the image. TRIES are those that found it held or failed. With -q only volumes are
+printed.
+
+A removal cannot be cancelled: once `container rm` has returned, the name may be another's.
+
+Examples:
+  pool-cli queue list
+  pool-cli queue list --json | jq '.queue[] | {name, state, holders}'")]
+    List,
+    /// Remove what nobody holds any more, and give its space back
+    #[command(after_help = "\
+Space is discarded in slices of 256 MiB, with a pause after each as long as it took. One that is
+held or fails is put off, for 1 s at first and twice as long each time, up to ten minutes, and does
+not stop the others; without --due it is tried all the same. `pool open` works the queue off too.
+
+Prints: the volume and `removed`, `held` or `failed`, with a tab between them, one a line. Ends with
+the exit code of a failure, if there was one; with 5 where --wait was in vain.
+
+Examples:
+  pool-cli queue run
+  pool-cli queue run --wait=60
+  pool-cli queue run --due --quiet         # from a timer")]
+    Run(RunArgs),
+}
+
+/// Options of `queue run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Wait until what is held is let go and removed, at most this long [default: no limit]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<u64>>,
+    /// Leave out what is put off
+    #[arg(long, conflicts_with = "wait")]
+    due: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Queue<'a> {
+    queue: &'a [QueueReport],
+}
+
+#[derive(Debug, Serialize)]
+struct Run<'a> {
+    run: &'a QueueRun,
+}
+
+/// Runs one of them.
+pub(crate) fn run(context: &Context, command: QueueCommand) -> anyhow::Result<()> {
+    let out = &context.out;
+    let pool = context.pool(None)?;
+    match command {
+        QueueCommand::List => {
+            let queue = pool.queue()?;
+            out.show(&Queue { queue: &queue }, || {
+                if out.quiet() {
+                    lines(queue.iter().map(|removal| removal.volume.to_string()))
+                } else {
+                    queue_table(&queue)
+                }
+            })
+        }
+        QueueCommand::Run(RunArgs { wait, due }) => {
+            let round = match wait {
+                Some(limit) => QueueRound::Wait(limit.map(Duration::from_secs)),
+                None if due => QueueRound::Due,
+                None => QueueRound::All,
+            };
+            let mut run = pool.run_queue(round)?;
+            out.done(&Run { run: &run }, || run_lines(&run))?;
+            for held in &run.held {
+                let name = held.told_name();
+                out.note(&format!("{name} is {}", told(&held.holders)));
+            }
+            match run.failed.pop() {
+                Some(failed) => Err(failed.error.into()),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// What holds something, as the end of a sentence that begins with `it is`.
+pub(crate) fn told(holders: &[Holder]) -> String {
+    match holders {
+        [] => "held by nobody that can be seen from here".to_owned(),
+        [only] => format!("held: {only}"),
+        [first, rest @ ..] => format!("held: {first}, and {} more", rest.len()),
+    }
+}
+
+fn state(state: QueueState) -> &'static str {
+    match state {
+        QueueState::Held => "held",
+        QueueState::Waiting => "waiting",
+        QueueState::Deleting => "deleting",
+    }
+}
+
+fn queue_table(queue: &[QueueReport]) -> String {
+    table(
+        [
+            "VOLUME", "NAME", "SIZE", "MAPPED", "STATE", "SINCE", "TRIES", "HELD BY",
+        ],
+        queue.iter().map(|removal| {
+            [
+                removal.volume.to_string(),
+                or_dash(removal.name.as_ref()),
+                removal.size.to_string(),
+                or_dash(removal.mapped),
+                state(removal.state).to_owned(),
+                utc(removal.since),
+                removal.attempts.to_string(),
+                list(&removal.holders),
+            ]
+        }),
+    )
+}
+
+fn run_lines(run: &QueueRun) -> String {
+    let removed = run.removed.iter().map(|volume| (*volume, "removed"));
+    let held = run.held.iter().map(|removal| (removal.volume, "held"));
+    let failed = run.failed.iter().map(|failed| (failed.volume, "failed"));
+    removed
+        .chain(held)
+        .chain(failed)
+        .map(|(volume, word)| record([volume.to_string(), word.to_owned()]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use dmthin::ids::{ContainerName, DevNo, ThinId, VolumeId, VolumeKind};
+    use dmthin::units::Bytes;
+
+    use super::*;
+
+    fn removal(held: bool) -> QueueReport {
+        QueueReport {
+            volume: VolumeId::new(9),
+            kind: VolumeKind::Container,
+            name: held.then(|| ContainerName::new("web").unwrap()),
+            thin_id: ThinId::new(8).unwrap(),
+            size: Bytes::from_gib(10),
+            mapped: held.then(|| Bytes::from_mib(3)),
+            state: if held {
+                QueueState::Held
+            } else {
+                QueueState::Waiting
+            },
+            since: 951_782_400,
+            attempts: 2,
+            next_try: 951_782_404,
+            devno: held.then(|| DevNo::new(253, 3)),
+            holders: if held {
+                vec![Holder::Loop {
+                    node: "/dev/loop7".into(),
+                }]
+            } else {
+                vec![]
+            },
+        }
+    }
+
+    #[test]
+    fn the_queue_says_who_is_waited_for() {
+        assert_eq!(
+            queue_table(&[removal(true), removal(false)]),
+            "\
+VOLUME  NAME  SIZE    MAPPED  STATE    SINCE                    TRIES  HELD BY
+9       web   10 GiB  3 MiB   held     2000-02-29 00:00:00 UTC  2      loop device /dev/loop7 is on it
+9       -     10 GiB  -       waiting  2000-02-29 00:00:00 UTC  2      -
+"
+        );
+        assert_eq!(removal(false).told_name(), "volume 9");
+        assert_eq!(
+            told(&removal(true).holders),
+            "held: loop device /dev/loop7 is on it"
+        );
+    }
+
+    #[test]
+    fn a_run_says_what_became_of_each() {
+        let run = QueueRun {
+            removed: vec![VolumeId::new(3)],
+            held: vec![removal(true)],
+            ..QueueRun::default()
+        };
+        assert_eq!(run_lines(&run), "3\tremoved\n9\theld\n");
+        let value = serde_json::to_value(Run { run: &run }).unwrap();
+        assert_eq!(value["run"]["removed"][0], 3);
+        assert_eq!(value["run"]["held"][0]["holders"][0]["kind"], "loop");
+    }
+}
