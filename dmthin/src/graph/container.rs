@@ -116,8 +116,10 @@ impl Pool {
     /// Mounts a container on a directory, with `discard`, its device made active if it is not.
     ///
     /// # Errors
-    /// [`PoolError::NotADirectory`]; [`PoolError::ContainerHalfMade`]; [`PoolError::ContainerBusy`] where it is mounted already, for two
-    /// owners of one container's files is nobody's wish; [`PoolError::Fs`] where the kernel refuses.
+    /// [`PoolError::NotADirectory`]; [`PoolError::ContainerHalfMade`]; [`PoolError::ContainerBusy`] where
+    /// it is mounted already, for two owners of one container's files is nobody's wish, or where its
+    /// device is in use as by a virtual machine, whose file system a second mount would ruin;
+    /// [`PoolError::Fs`] where the kernel refuses.
     pub fn mount_container(
         &self,
         name: &ContainerName,
@@ -136,7 +138,7 @@ impl Pool {
         }
         let device = live.activate(&record.volume, &names::container_name(self.name(), name))?;
         let mounts = self.mounts(device.dev())?;
-        if !mounts.is_empty() {
+        if !mounts.is_empty() || live.has_bare_user(device.dev(), device.node())? {
             return Err(PoolError::ContainerBusy {
                 name: name.clone(),
                 mounts,

@@ -9,20 +9,16 @@
 //! table reloaded; G3 its file system grown, mounted or not; G4 the size. Cut after G1, the next
 //! `pool open` ends it.
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-
 use crate::backing::SparseFile;
 use crate::dm::{PoolStatus, WorkingPool, names};
-use crate::fs::{self, DetachedMount, MountOptions};
+use crate::fs::{self, DetachedMount};
 use crate::graph::create::round_up;
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::report::{Change, GrownContainer, PoolReport};
-use crate::ids::{ContainerName, DevNo, DmName};
-use crate::ioctl::{self, Access, DevId, IoctlError};
+use crate::ids::{ContainerName, DmName};
 use crate::store::{BackingRecord, PoolRecord, StoreError, VolumeRecord, VolumeState};
 use crate::units::{BlockSize, Bytes, NewSize, Percent};
 
@@ -272,48 +268,17 @@ impl Live<'_> {
         let device = self.activate(&longer, name)?;
         self.thin_pool()
             .lengthen_thin(device.id(), volume.thin_id, size.to_sectors_floor())?;
-        let grown = self.grow_fs(&longer, device.dev(), device.node())?;
+        let inside = self.inside(volume, device.dev(), device.node())?;
+        let grown = inside.is_some();
+        if let Some(inside) = inside {
+            fs::grow(inside.root()?, volume.fs, size)?;
+            inside.leave()?;
+        }
         if !was_active {
             self.deactivate(volume)?;
         }
         self.pool().catalogue().finish_growth(volume.id)?;
         Ok(grown)
-    }
-
-    /// Grows the file system of an active volume, where that is ours to do.
-    fn grow_fs(
-        &self,
-        volume: &VolumeRecord,
-        dev: DevNo,
-        node: &std::path::Path,
-    ) -> Result<bool, PoolError> {
-        for mount in fs::mounts_of(dev)? {
-            let root = File::open(&mount.target)
-                .map_err(|source| PoolError::io("open", &mount.target, source))?;
-            let at = root
-                .metadata()
-                .map_err(|source| PoolError::io("look at", &mount.target, source))?;
-            // Something else may be mounted over it.
-            if DevNo::from_dev_t(at.dev()) == dev {
-                fs::grow(&root, volume.fs, volume.size)?;
-                return Ok(true);
-            }
-        }
-        let open = self.thin_pool().dm().find(DevId::Dev(dev))?;
-        if open.is_some_and(|device| device.open_count > 0) {
-            match ioctl::open_exclusive(node, Access::ReadOnly) {
-                // Mounted elsewhere, or below another device: the kernel lets us share a mount only.
-                Err(IoctlError::Busy { .. }) => {}
-                Err(error) => return Err(error.into()),
-                // Read and written as a bare device: whose file system it is we cannot know.
-                Ok(_) => return Ok(false),
-            }
-        }
-        let mount = DetachedMount::new(volume.fs, node, &MountOptions::default())?;
-        fs::grow(mount.open_root()?, volume.fs, volume.size)?;
-        mount.sync()?;
-        mount.close()?;
-        Ok(true)
     }
 
     /// Grows the file system of a volume that is longer than what it is a snapshot of, mounted for

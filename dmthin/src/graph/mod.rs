@@ -34,6 +34,7 @@ mod guard;
 mod host;
 mod images;
 mod import;
+mod inside;
 mod layout;
 mod live;
 mod locks;

@@ -1,7 +1,7 @@
 //! `trim`: what containers do not use of their volumes goes back to the pool and to the host.
 
 use crate::dm::{Device, names};
-use crate::fs::{self, DetachedMount, MountOptions};
+use crate::fs;
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
@@ -15,8 +15,9 @@ impl Pool {
     /// system says that was. Its device is there before and after, or is not.
     ///
     /// # Errors
-    /// [`StoreError::ContainerNotFound`], [`PoolError::ContainerHalfMade`], [`PoolError::Fs`] where it
-    /// cannot be mounted or cannot discard.
+    /// [`StoreError::ContainerNotFound`], [`PoolError::ContainerHalfMade`], [`PoolError::ContainerBusy`]
+    /// where a virtual machine or the like has the bare device; [`PoolError::Fs`] where it cannot be
+    /// mounted or cannot discard.
     pub fn trim_container(&self, name: &ContainerName) -> Result<Bytes, PoolError> {
         self.trim_named(&self.live()?, name)
     }
@@ -35,6 +36,16 @@ impl Pool {
             }
             let (trimmed, error) = match self.trim_named(&live, &container.name) {
                 Ok(trimmed) => (Some(trimmed), None),
+                // Its user discards for itself, or not: that is no fault.
+                Err(error @ PoolError::ContainerBusy { .. }) => {
+                    reports.push(TrimReport {
+                        name: container.name,
+                        trimmed: None,
+                        problem: Some(error.to_string()),
+                        error: None,
+                    });
+                    continue;
+                }
                 // Removed meanwhile.
                 Err(PoolError::Store(StoreError::ContainerNotFound { .. })) => continue,
                 Err(error) => (None, Some(error)),
@@ -62,7 +73,7 @@ impl Pool {
         }
         let had_one = self.volume_device(&volume)?.is_some();
         let device = live.activate(&volume, &names::container_name(self.name(), name))?;
-        let trimmed = trim(&volume, &device);
+        let trimmed = trim(live, name, &volume, &device);
         if had_one {
             return trimmed;
         }
@@ -74,15 +85,21 @@ impl Pool {
     }
 }
 
-/// Trims through a directory it is mounted on, else through a mount that nobody sees.
-fn trim(volume: &VolumeRecord, device: &Device) -> Result<Bytes, PoolError> {
-    for mount in fs::mounts_of(device.dev())? {
-        if let Some(dir) = fs::open_mount(&mount) {
-            return Ok(fs::trim(dir)?);
-        }
-    }
-    let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;
-    let trimmed = fs::trim(mount.open_root()?)?;
-    mount.close()?;
+/// Trims from inside, where we can get in.
+fn trim(
+    live: &Live<'_>,
+    name: &ContainerName,
+    volume: &VolumeRecord,
+    device: &Device,
+) -> Result<Bytes, PoolError> {
+    let Some(inside) = live.inside(volume, device.dev(), device.node())? else {
+        return Err(PoolError::ContainerBusy {
+            name: name.clone(),
+            mounts: Vec::new(),
+            open_count: 1,
+        });
+    };
+    let trimmed = fs::trim(inside.root()?)?;
+    inside.leave()?;
     Ok(trimmed)
 }

@@ -50,7 +50,8 @@ Examples:
     /// Mount a container's file system
     #[command(after_help = "\
 Mounted with `discard`: the host gets back the room of files that are removed. Refused with exit
-code 5 where it is mounted already.
+code 5 where it is mounted already, or where a virtual machine or the like has its device open: a
+second mount would ruin what is on it.
 
 Prints: the container's name, its device and where it is mounted, with tabs between them.
 

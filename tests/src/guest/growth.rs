@@ -256,6 +256,12 @@ fn bare_user(ctx: &Ctx) -> Result<()> {
     );
     let size = witness("blockdev", &["--getsize64", node])?;
     ensure!(size.trim() == (1_u64 << 30).to_string(), "{size}");
+    // Neither for a trim nor because somebody asks for it.
+    let dir = ctx.mkdir("mnt")?;
+    ctx.fails(&["container", "mount", "vm", text(&dir)], 5, "in use")?;
+    ctx.fails(&["container", "trim", "vm"], 5, "in use")?;
+    let trimmed = ctx.json(&["pool", "trim"])?;
+    ensure!(trimmed["trimmed"][0]["trimmed"].is_null(), "{trimmed}");
     ensure!(
         witness("tune2fs", &["-l", node])? == mounts,
         "it was mounted"
