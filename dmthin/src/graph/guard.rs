@@ -80,15 +80,14 @@ fn host_least(room: HostRoom) -> Bytes {
 impl Live<'_> {
     /// That there is room to make something new.
     pub(crate) fn admit(&self) -> Result<(), PoolError> {
-        // As it is now: a process that holds the pool open for long would not see it set.
-        let record = self.pool().record()?;
+        let record = self.record();
         let pool = match self.thin_pool().status()? {
             PoolStatus::Working(pool) => pool,
             // The next message to the pool tells in its own words.
             PoolStatus::Fail | PoolStatus::Error => return Ok(()),
         };
         let name = || self.pool().name().clone();
-        let data = data_space(&record, &pool, record.guard);
+        let data = data_space(record, &pool, record.guard);
         if data.is_short() {
             return Err(PoolError::DataGuard {
                 name: name(),
@@ -106,7 +105,7 @@ impl Live<'_> {
                 least: metadata.least,
             });
         }
-        match host_short(&record, self.pool().backing_path(&record.data))? {
+        match host_short(record, self.pool().backing_path(&record.data))? {
             Some((path, free, least)) => Err(PoolError::HostGuard { path, free, least }),
             None => Ok(()),
         }
