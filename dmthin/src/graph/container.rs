@@ -11,6 +11,7 @@ use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
 use crate::graph::report::ContainerReport;
 use crate::ids::{ContainerName, DevNo};
+use crate::ioctl::LockGuard;
 use crate::store::{ContainerRecord, NewContainer, StoreError, VolumeRecord};
 use crate::units::Bytes;
 
@@ -126,10 +127,7 @@ impl Pool {
         dir: &Path,
     ) -> Result<ContainerReport, PoolError> {
         let live = self.live()?;
-        let volume = self.catalogue().container(name)?.volume.id;
-        let _lock = self.locks().volume(volume)?;
-        // Read again: who made it may have had the lock until now.
-        let record = self.catalogue().container(name)?;
+        let (_lock, record) = self.lock_container(name)?;
         self.require_ready(name, &record.volume)?;
         if !dir.is_dir() {
             return Err(PoolError::NotADirectory {
@@ -162,8 +160,7 @@ impl Pool {
     /// # Errors
     /// [`PoolError::Fs`] where a place is in use.
     pub fn unmount_container(&self, name: &ContainerName) -> Result<Vec<PathBuf>, PoolError> {
-        let record = self.catalogue().container(name)?;
-        let _lock = self.locks().volume(record.volume.id)?;
+        let (_lock, record) = self.lock_container(name)?;
         let Some(device) = self.volume_device(&record.volume)? else {
             return Ok(Vec::new());
         };
@@ -173,6 +170,22 @@ impl Pool {
             fs::unmount(mount)?;
         }
         Ok(mounts)
+    }
+
+    /// A container as it is under its lock.
+    pub(crate) fn lock_container(
+        &self,
+        name: &ContainerName,
+    ) -> Result<(LockGuard, ContainerRecord), PoolError> {
+        loop {
+            let id = self.catalogue().container(name)?.volume.id;
+            let lock = self.locks().volume(id)?;
+            // Who had the lock may have removed it, and somebody may have made another of its name.
+            let record = self.catalogue().container(name)?;
+            if record.volume.id == id {
+                return Ok((lock, record));
+            }
+        }
     }
 
     fn container_report(&self, record: ContainerRecord) -> Result<ContainerReport, PoolError> {

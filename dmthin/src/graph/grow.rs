@@ -187,10 +187,8 @@ impl Pool {
         size: NewSize,
     ) -> Result<GrownContainer, PoolError> {
         let live = self.live()?;
-        let volume = self.catalogue().container(name)?.volume.id;
-        let _lock = self.locks().volume(volume)?;
-        // Read again: who made it may have had the lock until now.
-        let record = self.catalogue().container(name)?.volume;
+        let (_lock, record) = self.lock_container(name)?;
+        let record = record.volume;
         self.require_ready(name, &record)?;
         let size = round_up(size.from(record.size));
         let volume = self.catalogue().begin_growth(record.id, size)?;

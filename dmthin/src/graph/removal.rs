@@ -181,14 +181,8 @@ impl Pool {
         how: Removing,
     ) -> Result<RemovedContainer, PoolError> {
         let live = self.live()?;
-        let (_lock, volume) = loop {
-            let id = self.catalogue().container(name)?.volume.id;
-            let lock = self.locks().volume(id)?;
-            // Who had the lock may have removed it, and somebody may have made another one.
-            if self.catalogue().container(name)?.volume.id == id {
-                break (lock, self.catalogue().begin_deleting(id)?);
-            }
-        };
+        let (_lock, record) = self.lock_container(name)?;
+        let volume = self.catalogue().begin_deleting(record.volume.id)?;
         let mut patience = Patience::new(match how {
             Removing::Wait(limit) => limit,
             Removing::Now | Removing::Queued => Some(Duration::ZERO),

@@ -61,16 +61,9 @@ impl Pool {
     }
 
     fn trim_named(&self, live: &Live<'_>, name: &ContainerName) -> Result<Bytes, PoolError> {
-        let id = self.catalogue().container(name)?.volume.id;
-        let _lock = self.locks().volume(id)?;
-        // Read again: who made it may have had the lock until now.
-        let volume = self.catalogue().container(name)?.volume;
-        if volume.id != id || volume.state != VolumeState::Ready {
-            return Err(PoolError::ContainerHalfMade {
-                name: name.clone(),
-                pool: self.name().clone(),
-            });
-        }
+        let (_lock, record) = self.lock_container(name)?;
+        let volume = record.volume;
+        self.require_ready(name, &volume)?;
         let had_one = self.volume_device(&volume)?.is_some();
         let device = live.activate(&volume, &names::container_name(self.name(), name))?;
         let trimmed = trim(live, name, &volume, &device);

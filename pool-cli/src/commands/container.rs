@@ -89,7 +89,8 @@ time where nobody sees it. Needed after it was mounted without `discard`, as by 
 A block of the pool goes back only when all of it is unused, so more may be trimmed than comes back.
 
 Prints: the container's name and how much was trimmed, with a tab between them, one a line. One that
-fails does not stop the others; the command ends with its exit code.
+fails does not stop the others; the command ends with its exit code. One whose device a virtual
+machine has open is left to that, with a dash; named alone it is refused with exit code 5.
 
 Examples:
   pool-cli container trim web

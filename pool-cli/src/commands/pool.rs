@@ -101,7 +101,8 @@ As `container trim --all`. What is mounted with `discard`, as `container mount` 
 back by itself; this is for all else, from a timer once a week.
 
 Prints: each container's name and how much was trimmed, with a tab between them, one a line. One
-that fails does not stop the others; the command ends with its exit code.
+that fails does not stop the others; the command ends with its exit code. One whose device a
+virtual machine has open is left to that, with a dash.
 
 Example:
   pool-cli pool trim tank")]
