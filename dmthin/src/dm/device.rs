@@ -14,8 +14,8 @@ use crate::dm::suspend::Suspended;
 use crate::dm::udev::{NodePolicy, Transaction, UdevFlags};
 use crate::ids::{DevNo, DmName, DmUuid};
 use crate::ioctl::{
-    Control, DEV_MAPPER, Deferred, DevId, DeviceInfo, Errno, IoctlError, RemovedWhen, SuspendFlags,
-    TargetLine, ensure_block_node, node_dev,
+    Control, Cookie, DEV_MAPPER, Deferred, DevId, DeviceInfo, Errno, IoctlError, RemovedWhen,
+    SuspendFlags, TargetLine, ensure_block_node, node_dev,
 };
 
 /// How long udev is given for one device; then the node is made without it.
@@ -276,9 +276,10 @@ impl Dm {
         Ok(Suspended::new(self, &info))
     }
 
-    /// Gives a device another table: loads it, suspends the device and resumes it with the new
-    /// one. Where the new table does not come to life the old one is put back, for the kernel
-    /// would leave the device suspended (`drivers/md/dm-ioctl.c:do_resume`).
+    /// Gives a device another table: loads it, and has the kernel swap it in by one call, so that
+    /// who is killed meanwhile leaves nothing suspended. Where the new table does not come to life
+    /// the old one is put back, for the kernel would leave the device suspended
+    /// (`drivers/md/dm-ioctl.c:do_resume`).
     ///
     /// # Errors
     /// [`DmError::NotFound`], [`DmError::Ioctl`] with the target's reason,
@@ -293,21 +294,36 @@ impl Dm {
         let (before, old_table) = self.control.table(id).map_err(or_not_found)?;
         let id = DevId::Dev(before.dev);
         self.control.load(id, table, read_only)?;
-        let mut suspended = match self.suspend(id, how) {
-            Ok(suspended) => suspended,
-            Err(cause) => {
-                let undo = self.control.clear(id).map(drop);
-                return Err(cause.after_undo(undo.map_err(DmError::from)));
-            }
-        };
-        suspended.try_resume().map_err(|cause| {
+        self.control.swap(id, how).map_err(|cause| {
             let undo = self
                 .control
                 .load(id, &old_table, before.read_only)
-                .map_err(DmError::from)
-                .and_then(|_| suspended.resume().map(drop));
-            cause.after_undo(undo)
+                .and_then(|_| self.control.swap(id, how));
+            DmError::from(cause).after_undo(undo.map(drop).map_err(DmError::from))
         })
+    }
+
+    /// Resumes a device that somebody left suspended.
+    ///
+    /// # Errors
+    /// [`DmError::Ioctl`].
+    pub fn resume(&self, dev: DevNo) -> Result<DeviceInfo, DmError> {
+        // No cookie: the node does not change, and udev keeps the flags of the activation.
+        Ok(self.control.resume(DevId::Dev(dev), Cookie::NONE)?)
+    }
+
+    /// Holds all input and output of a device until somebody resumes it, whatever becomes of this
+    /// process. Nothing is waited for and nothing is lost: what was queued waits with the rest.
+    ///
+    /// # Errors
+    /// [`DmError::NotFound`], [`DmError::Ioctl`].
+    pub fn hold(&self, id: DevId<'_>) -> Result<(), DmError> {
+        let how = SuspendFlags {
+            noflush: true,
+            skip_lockfs: true,
+        };
+        self.control.suspend(id, how).map_err(or_not_found)?;
+        Ok(())
     }
 
     /// Removes a device and its node. One that is open for a moment is asked again; one that

@@ -3,7 +3,7 @@
 use crate::dm::device::Dm;
 use crate::dm::error::DmError;
 use crate::ids::{DevNo, DmName};
-use crate::ioctl::{Cookie, DevId, DeviceInfo};
+use crate::ioctl::DeviceInfo;
 
 /// A suspended device. Dropping this resumes it and logs a failure; [`Suspended::resume`] reports
 /// it.
@@ -38,20 +38,9 @@ impl<'a> Suspended<'a> {
     /// # Errors
     /// [`DmError::Ioctl`].
     pub fn resume(mut self) -> Result<DeviceInfo, DmError> {
-        self.try_resume()
-    }
-
-    /// Resumes the device; where that fails the guard stays in charge.
-    pub(super) fn try_resume(&mut self) -> Result<DeviceInfo, DmError> {
-        let info = self.resume_once()?;
+        let info = self.dm.resume(self.dev)?;
         self.resumed = true;
         Ok(info)
-    }
-
-    fn resume_once(&self) -> Result<DeviceInfo, DmError> {
-        // No cookie: the node does not change, and udev keeps the flags of the activation.
-        let control = self.dm.control();
-        Ok(control.resume(DevId::Dev(self.dev), Cookie::NONE)?)
     }
 }
 
@@ -60,7 +49,7 @@ impl Drop for Suspended<'_> {
         if self.resumed {
             return;
         }
-        if let Err(error) = self.resume_once() {
+        if let Err(error) = self.dm.resume(self.dev) {
             tracing::error!(
                 device = %self.name,
                 dev = %self.dev,

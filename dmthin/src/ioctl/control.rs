@@ -83,6 +83,22 @@ pub struct SuspendFlags {
     pub skip_lockfs: bool,
 }
 
+impl SuspendFlags {
+    fn flags(self) -> u32 {
+        let noflush = if self.noflush {
+            abi::DM_NOFLUSH_FLAG
+        } else {
+            0
+        };
+        let skip_lockfs = if self.skip_lockfs {
+            abi::DM_SKIP_LOCKFS_FLAG
+        } else {
+            0
+        };
+        noflush | skip_lockfs
+    }
+}
+
 /// Whether a status waits for what is outstanding to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flush {
@@ -253,13 +269,7 @@ impl Control {
     /// # Errors
     /// [`IoctlError::Dm`].
     pub fn suspend(&self, id: DevId<'_>, how: SuspendFlags) -> Result<DeviceInfo, IoctlError> {
-        let mut flags = abi::DM_SUSPEND_FLAG;
-        if how.noflush {
-            flags |= abi::DM_NOFLUSH_FLAG;
-        }
-        if how.skip_lockfs {
-            flags |= abi::DM_SKIP_LOCKFS_FLAG;
-        }
+        let flags = abi::DM_SUSPEND_FLAG | how.flags();
         self.info(&Request::on(Command::DevSuspend, id).flags(flags))
     }
 
@@ -270,6 +280,16 @@ impl Control {
     pub fn resume(&self, id: DevId<'_>, cookie: Cookie) -> Result<DeviceInfo, IoctlError> {
         // The same command as suspend, without the flag (`dm-ioctl.c:dev_suspend`).
         self.info(&Request::on(Command::DevSuspend, id).event_nr(cookie.get()))
+    }
+
+    /// Makes the inactive table live in one call: the kernel suspends the device in this way, swaps
+    /// the tables and resumes it (`dm-ioctl.c:do_resume`). Whoever is killed here leaves the old
+    /// table live or the new one, never a device that is suspended.
+    ///
+    /// # Errors
+    /// [`IoctlError::Dm`]; the device may then be left suspended.
+    pub fn swap(&self, id: DevId<'_>, how: SuspendFlags) -> Result<DeviceInfo, IoctlError> {
+        self.info(&Request::on(Command::DevSuspend, id).flags(how.flags()))
     }
 
     /// What a device is and does.
