@@ -14,19 +14,15 @@
 //! 4096-byte blocks); past that the kernel adds groups in the `meta_bg` layout (`fs/ext4/resize.c`,
 //! `ext4_resize_fs`). xfs keeps its first allocation group size when it grows.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 use crate::fs::error::FsError;
+use crate::fs::tool::Tool;
 use crate::fs::uuid::FsUuid;
 use crate::ids::FsType;
 use crate::units::Bytes;
-
-/// How much of a failed program's standard error is kept, in bytes.
-const STDERR_TAIL: usize = 2048;
 
 /// How a file system is made.
 #[derive(Debug, Clone, Default)]
@@ -39,11 +35,6 @@ pub struct MkfsOptions {
     /// Further arguments for the program, after ours and before the device. The programs take the
     /// last of several: an `-E` for ext4 replaces the whole of ours.
     pub extra: Vec<String>,
-}
-
-struct Tool {
-    name: &'static str,
-    package: &'static str,
 }
 
 const fn tool(fs: FsType) -> Tool {
@@ -96,41 +87,6 @@ fn arguments(fs: FsType, size: Bytes, options: &MkfsOptions) -> Vec<String> {
     args
 }
 
-/// Runs the program: by the search path, else where system programs are; a plain `su` leaves them
-/// out of the path.
-fn run(tool: &Tool, args: &[String], node: &Path) -> Result<Output, FsError> {
-    let places = ["", "/usr/sbin/", "/sbin/"];
-    for place in places {
-        let result = Command::new(format!("{place}{}", tool.name))
-            .args(args)
-            .arg(AsRef::<OsStr>::as_ref(node))
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .output();
-        match result {
-            Ok(output) => return Ok(output),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(FsError::ToolStart {
-                    tool: tool.name,
-                    source,
-                });
-            }
-        }
-    }
-    Err(FsError::ToolMissing {
-        tool: tool.name,
-        package: tool.package,
-    })
-}
-
-/// The last part of a program's words, on one line.
-fn tail(bytes: &[u8]) -> String {
-    let start = bytes.len().saturating_sub(STDERR_TAIL);
-    let text = String::from_utf8_lossy(bytes.get(start..).unwrap_or_default());
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 /// Makes a file system on a device. What was there is lost: the caller has made sure that the
 /// device is its own.
 ///
@@ -146,22 +102,13 @@ pub fn mkfs(fs: FsType, node: &Path, options: &MkfsOptions) -> Result<(), FsErro
             source,
         })?;
     let args = arguments(fs, Bytes::new(size), options);
-    tracing::debug!(tool = tool.name, ?args, node = %node.display(), "make a file system");
-    let output = run(&tool, &args, node)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(FsError::ToolFailed {
-        tool: tool.name,
-        node: node.to_owned(),
-        status: output.status,
-        stderr: tail(&output.stderr),
-    })
+    tool.run(&args, node)
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
+    use std::process::Command;
 
     use super::*;
     use crate::fs::superblock::{SuperblockInfo, probe};
@@ -258,28 +205,5 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn a_missing_program_names_its_package() {
-        let missing = Tool {
-            name: "mkfs.dmthin-no-such-tool",
-            package: "some-package",
-        };
-        assert!(matches!(
-            run(&missing, &[], Path::new("/nonexistent")),
-            Err(FsError::ToolMissing {
-                tool: "mkfs.dmthin-no-such-tool",
-                package: "some-package"
-            })
-        ));
-    }
-
-    #[test]
-    fn only_the_end_of_many_words_is_kept() {
-        let words = [b"first".as_slice(), &[b'x'; 5000], b"\nlast\n"].concat();
-        let kept = tail(&words);
-        assert!(kept.ends_with("xx last"));
-        assert!(kept.len() <= STDERR_TAIL);
     }
 }

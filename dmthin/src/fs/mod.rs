@@ -13,6 +13,7 @@ mod mountinfo;
 mod resize;
 mod signature;
 mod superblock;
+mod tool;
 mod uuid;
 
 pub use error::FsError;
@@ -23,4 +24,5 @@ pub use mountinfo::{MountEntry, mounts_of, open_mount, parse_mountinfo, unmount}
 pub use resize::{grow, trim};
 pub use signature::{Signature, SignatureKind, find_signature};
 pub use superblock::{SuperblockInfo, probe};
+pub use tool::Tool;
 pub use uuid::FsUuid;
