@@ -9,7 +9,7 @@
 //! ```no_run
 //! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource, Removing};
 //! use dmthin::ids::{FsType, PoolName};
-//! use dmthin::store::Guard;
+//! use dmthin::store::{Guard, WhenFull};
 //! use dmthin::units::BlockSize;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,6 +25,7 @@
 //!     mkfs_args: Vec::new(),
 //!     single_tenant: false,
 //!     guard: Guard::default(),
+//!     when_full: WhenFull::Queue,
 //!     devices: None,
 //! })?;
 //! let pool = host.pool(&name)?;

@@ -327,6 +327,45 @@ impl FromStr for Percent {
     }
 }
 
+/// By how much something grows, in hundredths of what it is: 1 to 1000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct GrowthPercent(u16);
+
+/// Why a number is no growth.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not a growth: write a whole number of percent from 1 to 1000")]
+pub struct GrowthPercentError(pub u64);
+
+impl GrowthPercent {
+    /// A fifth more.
+    pub const FIFTH: Self = Self(20);
+
+    /// So many hundredths.
+    ///
+    /// # Errors
+    /// [`GrowthPercentError`] for 0 and from 1001 on.
+    pub fn new(hundredths: u64) -> Result<Self, GrowthPercentError> {
+        match u16::try_from(hundredths) {
+            Ok(n) if (1..=1000).contains(&n) => Ok(Self(n)),
+            _ => Err(GrowthPercentError(hundredths)),
+        }
+    }
+
+    /// The bare number.
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// What is added to a length.
+    #[must_use]
+    pub fn of(self, whole: Bytes) -> Bytes {
+        let added = u128::from(whole.0).saturating_mul(u128::from(self.0)) / 100;
+        Bytes(u64::try_from(added).unwrap_or(u64::MAX))
+    }
+}
+
 impl Sectors {
     /// The same length in bytes, or `None` past `u64::MAX`.
     #[must_use]

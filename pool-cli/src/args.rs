@@ -16,6 +16,7 @@ use crate::commands::container::{ContainerArgs, ContainerCommand};
 use crate::commands::device::DeviceCommand;
 use crate::commands::image::ImageCommand;
 use crate::commands::man::ManArgs;
+use crate::commands::monitor::{MONITOR_HELP, MonitorArgs};
 use crate::commands::pool::PoolCommand;
 use crate::commands::queue::QueueCommand;
 use crate::commands::who::WHO_HELP;
@@ -146,6 +147,9 @@ pub(crate) enum Command {
     /// Show who holds a container open or mounted
     #[command(after_help = WHO_HELP)]
     Who(ContainerArgs),
+    /// Look after pools: grow them, run removals, act before they are full
+    #[command(after_help = MONITOR_HELP)]
+    Monitor(MonitorArgs),
     /// Check whether this machine can do the work
     #[command(after_help = DOCTOR_HELP)]
     Doctor,

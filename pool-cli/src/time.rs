@@ -1,5 +1,7 @@
 //! Times as people read them: `2026-11-21 08:03:48 UTC`.
 
+use std::time::Duration;
+
 const DAY: u64 = 86_400;
 
 /// The moment so many seconds after 1970 began, in UTC.
@@ -12,6 +14,29 @@ pub(crate) fn utc(seconds: u64) -> String {
         rest / 60 % 60,
         rest % 60
     )
+}
+
+/// A length of time, its two largest units: `3 h 20 min`.
+pub(crate) fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [
+        (seconds / DAY, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let from = units.iter().position(|(n, _)| *n > 0).unwrap_or(3);
+    let told: Vec<String> = units
+        .iter()
+        .skip(from)
+        .take(2)
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, unit)| format!("{n} {unit}"))
+        .collect();
+    if told.is_empty() {
+        return "0 s".to_owned();
+    }
+    told.join(" ")
 }
 
 /// Days since 1970 as year, month and day of the Gregorian calendar.
@@ -48,6 +73,24 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_is_told_in_two_units() {
+        let spans =
+            [0, 59, 60, 3661, 7200, 90_061, 30 * 86_400].map(|n| span(Duration::from_secs(n)));
+        assert_eq!(
+            spans,
+            [
+                "0 s",
+                "59 s",
+                "1 min",
+                "1 h 1 min",
+                "2 h",
+                "1 d 1 h",
+                "30 d"
+            ]
+        );
+    }
 
     #[test]
     fn moments_are_those_of_date_1() {

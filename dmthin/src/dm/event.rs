@@ -73,27 +73,44 @@ impl EventWaiter {
     ) -> Result<Option<T>, DmError> {
         let begin = Instant::now();
         loop {
-            self.control.arm_poll()?;
+            self.arm()?;
             if let Some(answer) = look(&self.control)? {
                 return Ok(Some(answer));
             }
-            let left = limit.saturating_sub(begin.elapsed());
-            let timeout = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(left.subsec_nanos()),
-            };
-            let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
-            match poll(&mut fds, Some(&timeout)) {
-                Ok(0) => return Ok(None),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(DmError::Ioctl(IoctlError::Dm {
-                        command: "poll",
-                        device: "the device mapper".to_owned(),
-                        errno,
-                    }));
-                }
+            if !self.poll(limit.saturating_sub(begin.elapsed()))? {
+                return Ok(None);
             }
+        }
+    }
+
+    /// Remembers which events there were: [`poll`](Self::poll) waits for one that comes after. Look at
+    /// what is of interest in between.
+    ///
+    /// # Errors
+    /// [`DmError::Ioctl`].
+    pub fn arm(&self) -> Result<(), DmError> {
+        Ok(self.control.arm_poll()?)
+    }
+
+    /// Sleeps until there was an event since [`arm`](Self::arm), or until `limit` is over: false. A
+    /// signal may wake it early.
+    ///
+    /// # Errors
+    /// [`DmError::Ioctl`].
+    pub fn poll(&self, limit: Duration) -> Result<bool, DmError> {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        };
+        let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => Ok(false),
+            Ok(_) | Err(Errno::INTR) => Ok(true),
+            Err(errno) => Err(DmError::Ioctl(IoctlError::Dm {
+                command: "poll",
+                device: "the device mapper".to_owned(),
+                errno,
+            })),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!           name                                    uuid
 //! pool      dmthin-<pool>-pool                      DMTHIN-<pool uuid>-pool
+//! ballast   dmthin-<pool>-ballast                   DMTHIN-<pool uuid>-ballast
 //! base      dmthin-<pool>-base-<volume id>          DMTHIN-<pool uuid>-base-<volume id>
 //! layer     dmthin-<pool>-layer-<volume id>         DMTHIN-<pool uuid>-layer-<volume id>
 //! container dmthin-<pool>-ctr-<container name>      DMTHIN-<pool uuid>-container-<volume id>
@@ -25,6 +26,7 @@ use crate::ids::{ContainerName, DmName, DmUuid, PoolName, PoolUuid, VolumeId, Vo
 
 const UUID_PREFIX: &str = "DMTHIN-";
 const POOL_WORD: &str = "pool";
+const BALLAST_WORD: &str = "ballast";
 
 fn checked_name(text: String) -> DmName {
     DmName::new(text).expect("the module's doc proves that every name fits in 127 bytes")
@@ -34,6 +36,12 @@ fn checked_name(text: String) -> DmName {
 #[must_use]
 pub fn pool_name(pool: &PoolName) -> DmName {
     checked_name(format!("dmthin-{pool}-pool"))
+}
+
+/// The name of the device that a pool's ballast is filled through.
+#[must_use]
+pub fn ballast_name(pool: &PoolName) -> DmName {
+    checked_name(format!("dmthin-{pool}-ballast"))
 }
 
 /// The name of a base volume's device.
@@ -59,6 +67,8 @@ pub fn container_name(pool: &PoolName, container: &ContainerName) -> DmName {
 pub enum OwnKind {
     /// The thin-pool device.
     Pool,
+    /// Its ballast, while that is being filled.
+    Ballast,
     /// A thin volume of the catalogue.
     Volume(VolumeKind, VolumeId),
 }
@@ -94,6 +104,15 @@ impl OwnUuid {
         }
     }
 
+    /// The device of the pool's ballast.
+    #[must_use]
+    pub const fn ballast(pool: PoolUuid) -> Self {
+        Self {
+            pool,
+            kind: OwnKind::Ballast,
+        }
+    }
+
     /// A volume's device.
     #[must_use]
     pub const fn volume(pool: PoolUuid, kind: VolumeKind, id: VolumeId) -> Self {
@@ -116,6 +135,7 @@ impl fmt::Display for OwnUuid {
         write!(f, "{UUID_PREFIX}{}-", self.pool)?;
         match self.kind {
             OwnKind::Pool => f.write_str(POOL_WORD),
+            OwnKind::Ballast => f.write_str(BALLAST_WORD),
             OwnKind::Volume(kind, id) => write!(f, "{kind}-{id}"),
         }
     }
@@ -130,8 +150,10 @@ impl FromStr for OwnUuid {
             .ok_or_else(|| OwnUuidError::Foreign(text.to_owned()))?;
         let parsed = rest.split_once('-').and_then(|(pool, kind)| {
             let pool = pool.parse().ok()?;
-            if kind == POOL_WORD {
-                return Some(Self::pool(pool));
+            match kind {
+                POOL_WORD => return Some(Self::pool(pool)),
+                BALLAST_WORD => return Some(Self::ballast(pool)),
+                _ => {}
             }
             let (kind, id) = kind.split_once('-')?;
             let id = VolumeId::new(decimal(id)?);
@@ -161,6 +183,7 @@ mod tests {
         let pool = pool_uuid();
         for (own, text) in [
             (OwnUuid::pool(pool), format!("DMTHIN-{POOL}-pool")),
+            (OwnUuid::ballast(pool), format!("DMTHIN-{POOL}-ballast")),
             (
                 OwnUuid::volume(pool, VolumeKind::Base, VolumeId::new(1)),
                 format!("DMTHIN-{POOL}-base-1"),

@@ -141,11 +141,13 @@ fn store_code(error: &StoreError) -> ErrorCode {
         | StoreError::VolumeNotFound { .. }
         | StoreError::ImageNotFound { .. }
         | StoreError::NameNotFound { .. }
-        | StoreError::ContainerNotFound { .. } => ErrorCode::NotFound,
+        | StoreError::ContainerNotFound { .. }
+        | StoreError::BallastNotFound => ErrorCode::NotFound,
         StoreError::CatalogueExists { .. }
         | StoreError::ContainerExists { .. }
         | StoreError::LayerExists { .. }
-        | StoreError::BaseExists { .. } => ErrorCode::Exists,
+        | StoreError::BaseExists { .. }
+        | StoreError::BallastExists => ErrorCode::Exists,
         StoreError::InUse { .. } | StoreError::ImageInUse { .. } => ErrorCode::Busy,
         StoreError::Busy { .. } => ErrorCode::Retry,
         StoreError::NoSpace { .. } => ErrorCode::NoDataSpace,

@@ -18,7 +18,7 @@ use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
 use crate::graph::report::{PoolPlan, PoolReport};
 use crate::ids::{FsType, PoolName, PoolUuid};
-use crate::store::{BackingRecord, Catalogue, Guard, NewPool, PoolState, StoreError};
+use crate::store::{BackingRecord, Catalogue, Guard, NewPool, PoolState, StoreError, WhenFull};
 use crate::units::{BlockSize, Bytes};
 
 /// What a pool is to be.
@@ -42,6 +42,8 @@ pub struct CreatePool {
     pub single_tenant: bool,
     /// What must stay free for new volumes to be made.
     pub guard: Guard,
+    /// What a full pool does.
+    pub when_full: WhenFull,
     /// Two block devices in place of sparse files.
     pub devices: Option<DevicePair>,
 }
@@ -218,7 +220,7 @@ impl Host {
             name: new.name.clone(),
             uuid: PoolUuid::from_bytes(random_bytes()?),
             block_size: new.block_size,
-            low_water: plan::low_water(data_size, new.block_size),
+            low_water: plan::low_water(data_size, new.block_size, new.guard),
             data: backing(pair.map(|pair| &pair.data), DATA_FILE)?,
             data_size,
             metadata: backing(pair.map(|pair| &pair.metadata), METADATA_FILE)?,
@@ -228,6 +230,7 @@ impl Host {
             fs: new.fs,
             mkfs_args: new.mkfs_args.clone(),
             guard: new.guard,
+            when_full: new.when_full,
         })
     }
 

@@ -131,6 +131,7 @@ impl Host {
             uuid: own.to_dm_uuid(),
             kind: match own.kind {
                 OwnKind::Pool => DeviceKind::Pool,
+                OwnKind::Ballast => DeviceKind::Ballast,
                 OwnKind::Volume(kind, _) => DeviceKind::Volume(kind),
             },
             pool: pool.map(|pool| pool.name().clone()),

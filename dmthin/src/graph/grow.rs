@@ -19,8 +19,11 @@ use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::report::{Change, GrownContainer, PoolReport};
 use crate::ids::{ContainerName, DmName};
-use crate::store::{BackingRecord, PoolRecord, StoreError, VolumeRecord, VolumeState};
-use crate::units::{BlockSize, Bytes, NewSize, Percent};
+use crate::ioctl::LockGuard;
+use crate::store::{
+    BackingRecord, PoolRecord, PoolState, StoreError, VolumeRecord, VolumeState, WhenFull,
+};
+use crate::units::{BlockSize, Bytes, DataBlocks, NewSize, Percent};
 
 /// What a pool is to become. What is left out stays, but a block device that has become larger is
 /// taken whole.
@@ -30,6 +33,17 @@ pub struct GrowPool {
     pub data: Option<NewSize>,
     /// Size of its metadata.
     pub metadata: Option<NewSize>,
+}
+
+/// How a pool is to deal with want of space. What is left out stays.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetPool {
+    /// Share of its data that must stay free for new volumes to be made.
+    pub min_free_data: Option<Percent>,
+    /// The same of its metadata.
+    pub min_free_metadata: Option<Percent>,
+    /// What becomes of a write that finds no free block.
+    pub when_full: Option<WhenFull>,
 }
 
 /// One of the pool's two devices, to be grown.
@@ -92,7 +106,7 @@ impl Pool {
         let record = if (data, metadata) == (record.data_size, record.metadata_size) {
             record
         } else {
-            let low_water = plan::low_water(data, record.block_size);
+            let low_water = low_water(&record, data);
             self.catalogue().set_pool_sizes(data, metadata, low_water)?
         };
         let change = live.fit(&record)?;
@@ -158,18 +172,50 @@ impl Pool {
         Ok((Change::Changed, self.status()?))
     }
 
-    /// Sets what must stay free in the pool for new volumes to be made; what is left out stays.
+    /// Sets how the pool deals with want of space; what is left out stays.
     ///
     /// # Errors
-    /// [`PoolError::Store`].
-    pub fn set_guard(
-        &self,
-        min_free_data: Option<Percent>,
-        min_free_metadata: Option<Percent>,
-    ) -> Result<PoolReport, PoolError> {
-        self.catalogue()
-            .set_guard(min_free_data, min_free_metadata)?;
+    /// [`PoolError::Store`]; [`PoolError::Dm`] where the kernel cannot be told.
+    pub fn set(&self, policy: SetPool) -> Result<PoolReport, PoolError> {
+        let shared = self.locks().share_pool()?;
+        let _lock = self.locks().growth()?;
+        let record = self.catalogue().set_policy(
+            policy.min_free_data,
+            policy.min_free_metadata,
+            policy.when_full,
+        )?;
+        let low_water = low_water(&record, record.data_size);
+        self.give_notice_at(record, low_water, shared)?;
         self.status()
+    }
+
+    /// Has the kernel give notice when less than so many hundredths of the data are free, or sooner.
+    pub(crate) fn notice(&self, hundredths: u64) -> Result<(), PoolError> {
+        let shared = self.locks().share_pool()?;
+        let _lock = self.locks().growth()?;
+        let record = self.record()?;
+        let wanted = plan::blocks_of(record.data_size, record.block_size, hundredths);
+        let low_water = record.low_water.max(wanted);
+        self.give_notice_at(record, low_water, shared)
+    }
+
+    fn give_notice_at(
+        &self,
+        record: PoolRecord,
+        low_water: DataBlocks,
+        shared: LockGuard,
+    ) -> Result<(), PoolError> {
+        let record = if record.low_water == low_water {
+            record
+        } else {
+            let (data, metadata) = (record.data_size, record.metadata_size);
+            self.catalogue().set_pool_sizes(data, metadata, low_water)?
+        };
+        if record.state == PoolState::Ready && self.host().pool_device(&record)?.is_some() {
+            let live = Live::open(self, record, Some(shared))?;
+            live.fit(live.record())?;
+        }
+        Ok(())
     }
 
     /// Grows a container and its file system, in use or not.
@@ -221,10 +267,17 @@ impl Pool {
 }
 
 impl Live<'_> {
-    /// Steps E3 and E4: makes the kernel's pool as large as the catalogue says, where it is smaller.
+    /// Steps E3 and E4: makes the kernel's pool as large as the catalogue says, where it is smaller, and
+    /// have it do when it is full what the catalogue says.
     pub(crate) fn fit(&self, record: &PoolRecord) -> Result<Change, PoolError> {
         let pool = self.pool();
-        if !is_smaller(&*pool.require_writable(self.thin_pool())?, record) {
+        let smaller = is_smaller(&*pool.require_writable(self.thin_pool())?, record);
+        let (_, table) = self.thin_pool().table()?;
+        let errors = record.when_full == WhenFull::Error;
+        if !smaller
+            && table.low_water == record.low_water
+            && table.features.error_if_no_space == errors
+        {
             return Ok(Change::Unchanged);
         }
         // Looks at the file again, and tells its loop device.
@@ -291,6 +344,20 @@ impl Live<'_> {
         }
         Ok(())
     }
+}
+
+/// Where the kernel is to give notice in a pool that has so much data: never a smaller share of it than
+/// now, for a monitor may have asked for more.
+fn low_water(record: &PoolRecord, data: Bytes) -> DataBlocks {
+    let planned = plan::low_water(data, record.block_size, record.guard);
+    let now = plan::data_blocks(record.data_size, record.block_size).get();
+    let grown = plan::data_blocks(data, record.block_size).get();
+    let scaled = u128::from(record.low_water.get())
+        .saturating_mul(u128::from(grown))
+        .checked_div(u128::from(now))
+        .and_then(|blocks| u64::try_from(blocks).ok())
+        .unwrap_or(0);
+    planned.max(DataBlocks::new(scaled))
 }
 
 /// Whether the kernel's pool is smaller than the catalogue's.

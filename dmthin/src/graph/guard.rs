@@ -11,6 +11,7 @@ use crate::backing::{self, HostRoom};
 use crate::dm::{PoolStatus, WorkingPool};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
+use crate::graph::report::Usage;
 use crate::store::{BackingRecord, Guard, PoolRecord};
 use crate::units::{Bytes, Percent};
 
@@ -30,13 +31,21 @@ pub struct UntilGuard {
 
 /// Free, in all, and what of it must stay free.
 #[derive(Debug, Clone, Copy)]
-struct Space {
+pub(crate) struct Space {
     free: Bytes,
     total: Bytes,
     least: Percent,
 }
 
 impl Space {
+    /// As it is reported.
+    pub(crate) fn usage(self) -> Usage {
+        Usage {
+            used: self.total.saturating_sub(self.free),
+            total: self.total,
+        }
+    }
+
     fn until_guard(self) -> Bytes {
         self.free.saturating_sub(self.least.of(self.total))
     }
@@ -46,7 +55,7 @@ impl Space {
     }
 }
 
-fn data_space(record: &PoolRecord, pool: &WorkingPool, guard: Guard) -> Space {
+pub(crate) fn data_space(record: &PoolRecord, pool: &WorkingPool, guard: Guard) -> Space {
     let bytes = |blocks: crate::units::DataBlocks| blocks.to_bytes_saturating(record.block_size);
     Space {
         free: bytes(pool.total_data).saturating_sub(bytes(pool.used_data)),
@@ -55,7 +64,7 @@ fn data_space(record: &PoolRecord, pool: &WorkingPool, guard: Guard) -> Space {
     }
 }
 
-fn metadata_space(pool: &WorkingPool, guard: Guard) -> Space {
+pub(crate) fn metadata_space(pool: &WorkingPool, guard: Guard) -> Space {
     let total = pool.total_metadata.to_bytes_saturating();
     Space {
         free: total.saturating_sub(pool.used_metadata.to_bytes_saturating()),
@@ -73,13 +82,18 @@ pub(crate) fn until_guard(record: &PoolRecord, pool: &WorkingPool) -> UntilGuard
 }
 
 /// What the host's file system must have left for a pool on a file.
-fn host_least(room: HostRoom) -> Bytes {
+pub(crate) fn host_least(room: HostRoom) -> Bytes {
     Bytes::new(room.total.get() / HOST_SHARE).min(HOST_MOST)
 }
 
 impl Live<'_> {
     /// That there is room to make something new.
     pub(crate) fn admit(&self) -> Result<(), PoolError> {
+        self.admit_bytes(Bytes::ZERO)
+    }
+
+    /// That there is room to make something new that takes so much at once.
+    pub(crate) fn admit_bytes(&self, size: Bytes) -> Result<(), PoolError> {
         let record = self.record();
         let pool = match self.thin_pool().status()? {
             PoolStatus::Working(pool) => pool,
@@ -88,7 +102,11 @@ impl Live<'_> {
         };
         let name = || self.pool().name().clone();
         let data = data_space(record, &pool, record.guard);
-        if data.is_short() {
+        let after = Space {
+            free: data.free.saturating_sub(size),
+            ..data
+        };
+        if after.is_short() {
             return Err(PoolError::DataGuard {
                 name: name(),
                 free: data.free,

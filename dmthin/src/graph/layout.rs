@@ -6,6 +6,7 @@
 //!     catalogue.db what the volumes are called (crate::store)
 //!     data.img     sparse file below the pool's data device    (absent on real devices)
 //!     metadata.img sparse file below the pool's metadata device (absent on real devices)
+//!     usage        how full it was lately; worth nothing
 //!     locks        byte ranges locked, see crate::graph::locks
 //! ```
 
@@ -45,6 +46,10 @@ impl Layout {
 
     pub(crate) fn locks(&self, pool: &PoolName) -> PathBuf {
         self.pool_dir(pool).join("locks")
+    }
+
+    pub(crate) fn samples(&self, pool: &PoolName) -> PathBuf {
+        self.pool_dir(pool).join("usage")
     }
 
     /// Every directory under the root that bears a pool's name and holds something of a pool, in

@@ -6,6 +6,7 @@
 //! byte 1          imports share it while their layers belong to no image yet; recovery takes it
 //!                 alone before it calls a layer forsaken
 //! byte 2          who grows the pool or its base takes it alone
+//! byte 3          who fills the ballast or lets it go takes it alone
 //! byte 2^32 + n   volume n: whoever makes, mounts, grows or removes it
 //! ```
 //!
@@ -21,6 +22,7 @@ use crate::ioctl::{LockByte, LockFile, LockGuard, LockMode};
 const POOL: u64 = 0;
 const IMPORTS: u64 = 1;
 const GROWTH: u64 = 2;
+const BALLAST: u64 = 3;
 const VOLUMES: u64 = 1 << 32;
 
 fn volume_byte(volume: VolumeId) -> LockByte {
@@ -72,6 +74,13 @@ impl Locks {
     /// The pool's sizes for ourselves; verbs on volumes go on.
     pub(crate) fn growth(&self) -> Result<LockGuard, PoolError> {
         Ok(self.file.lock(LockByte::new(GROWTH), LockMode::Exclusive)?)
+    }
+
+    /// The ballast for ourselves.
+    pub(crate) fn ballast(&self) -> Result<LockGuard, PoolError> {
+        Ok(self
+            .file
+            .lock(LockByte::new(BALLAST), LockMode::Exclusive)?)
     }
 
     /// A volume for ourselves.

@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+mod ballast;
 mod base;
 mod code;
 mod container;
@@ -31,6 +32,7 @@ mod doctor;
 mod error;
 mod grow;
 mod guard;
+mod hold;
 mod host;
 mod images;
 mod import;
@@ -38,6 +40,7 @@ mod inside;
 mod layout;
 mod live;
 mod locks;
+mod monitor;
 mod open;
 mod plan;
 mod pool;
@@ -54,15 +57,18 @@ pub use code::ErrorCode;
 pub use container::CreateContainer;
 pub use create::{CreatePool, DevicePair};
 pub use error::PoolError;
-pub use grow::GrowPool;
+pub use grow::{GrowPool, SetPool};
 pub use guard::UntilGuard;
 pub use host::Host;
 pub use import::ImportSource;
+pub use monitor::{
+    Events, Look, MonitorEvent, MonitorPolicy, NoGrowth, OnFull, PoolMonitor, Space,
+};
 pub use pool::Pool;
 pub use removal::{QueueRound, Removing};
 pub use report::{
     BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, FailedRemoval,
     GrownContainer, HistoryReport, ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree,
     LivePool, PoolPlan, PoolReport, PoolSummary, PoolWord, QueueReport, QueueRun, QueueState,
-    RemovedContainer, RemovedImage, TrimReport, Usage, Verdict, WhoReport,
+    RemovedContainer, RemovedImage, TimeToFull, TrimReport, Usage, Verdict, WhoReport,
 };

@@ -17,7 +17,7 @@ use crate::graph::report::{Change, PoolReport};
 use crate::graph::who::told;
 use crate::ids::{PoolName, TransactionId};
 use crate::ioctl::{Deferred, DevId, DeviceInfo, LockGuard};
-use crate::store::{BackingRecord, Catalogue, GenerationCheck, PoolRecord, PoolState};
+use crate::store::{BackingRecord, Catalogue, GenerationCheck, PoolRecord, PoolState, WhenFull};
 use crate::thinmeta::FirstBlock;
 use crate::units::Sectors;
 
@@ -79,6 +79,9 @@ impl Host {
         for file in [super::layout::DATA_FILE, super::layout::METADATA_FILE] {
             remove_path(&dir.join(file), false)?;
         }
+        let samples = self.layout().samples(name);
+        remove_path(&samples, false)?;
+        remove_path(&samples.with_extension("new"), false)?;
         Catalogue::delete(self.layout().catalogue(name))?;
         remove_path(&self.layout().locks(name), false)?;
         remove_path(&dir, true)
@@ -139,6 +142,7 @@ impl Pool {
     fn settle_open(&self, record: PoolRecord) -> Result<Change, PoolError> {
         let stamping = record.pending_generation.is_some();
         let live = Live::open(self, record, None)?;
+        live.resume_all()?;
         let found = self.require_writable(live.thin_pool())?.transaction_id;
         let checked = self.require_generation(live.record(), found)?;
         if stamping && checked == Change::Unchanged {
@@ -265,6 +269,7 @@ impl Pool {
             low_water: record.low_water,
             features: PoolFeatures {
                 skip_block_zeroing: !record.zeroing,
+                error_if_no_space: record.when_full == WhenFull::Error,
                 ..PoolFeatures::default()
             },
         }

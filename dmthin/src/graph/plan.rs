@@ -1,5 +1,6 @@
 //! Sizes chosen for a new pool, with the reasons.
 
+use crate::store::Guard;
 use crate::units::{BlockSize, Bytes, DataBlocks, META_BLOCK_BYTES, MetaBlocks};
 
 /// Metadata smaller than this is refused: the kernel's own minimum is 2 MiB
@@ -48,13 +49,28 @@ pub(crate) fn metadata_blocks(metadata: Bytes) -> MetaBlocks {
     MetaBlocks::new(metadata.get() / META_BLOCK_BYTES)
 }
 
-/// Free blocks at which the kernel sends its one event: a tenth of the pool.
-pub(crate) fn low_water(data: Bytes, block_size: BlockSize) -> DataBlocks {
-    DataBlocks::new(data_blocks(data, block_size).get() / 10)
+/// Above the guard by this much: who is told can act before anything is refused.
+const NOTICE_BEFORE_GUARD: u64 = 5;
+
+/// Free blocks at which the kernel sends its one event: a fifth of the pool, more where the guard
+/// begins to refuse before.
+pub(crate) fn low_water(data: Bytes, block_size: BlockSize, guard: Guard) -> DataBlocks {
+    let notice = u64::from(guard.min_free_data.get())
+        .saturating_add(NOTICE_BEFORE_GUARD)
+        .clamp(20, 99);
+    blocks_of(data, block_size, notice)
+}
+
+/// So many hundredths of a pool, in blocks.
+pub(crate) fn blocks_of(data: Bytes, block_size: BlockSize, hundredths: u64) -> DataBlocks {
+    let blocks = data_blocks(data, block_size).get();
+    DataBlocks::new(blocks.saturating_mul(hundredths) / 100)
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::units::Percent;
+
     use super::*;
 
     #[test]
@@ -81,10 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn low_water_is_a_tenth() {
-        assert_eq!(
-            low_water(Bytes::from_gib(10), BlockSize::DEFAULT),
-            DataBlocks::new(16_384)
-        );
+    fn notice_is_given_before_the_guard_refuses() {
+        let low_water = |share| {
+            let guard = Guard {
+                min_free_data: Percent::new(share).unwrap(),
+                min_free_metadata: Percent::TENTH,
+            };
+            low_water(Bytes::from_mib(6400), BlockSize::DEFAULT, guard).get() / 1024
+        };
+        assert_eq!([0, 10, 15, 30, 99].map(low_water), [20, 20, 20, 35, 99]);
     }
 }

@@ -11,6 +11,7 @@
 //! | `creating` container, else | not yet created, or its file system not yet grown | removed |
 //! | `creating` base or layer | its content was not whole | removed |
 //! | `ready` container with `growing_to` | a growth was cut | grown to its end |
+//! | ballast `filling` or `releasing` | its making or its release was cut | released |
 //! | `ready` layer of no image, no import running | an import was cut between layers | removed |
 
 use std::collections::HashSet;
@@ -32,6 +33,7 @@ impl Live<'_> {
     /// Settles every unsettled row. The caller holds the whole pool.
     pub(crate) fn recover(&self) -> Result<Settled, PoolError> {
         let catalogue = self.pool().catalogue();
+        self.settle_ballast()?;
         let mut settled = Settled::default();
         let mut unsettled = catalogue.unsettled()?;
         // The youngest first: a layer before the one it stands on.

@@ -4,6 +4,7 @@
 //! that a reader of `"schema": "dmthin/v1"` never breaks.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -14,7 +15,7 @@ use crate::ids::{
     ContainerName, DevNo, Digest, DmName, DmUuid, FsType, ImageRef, PoolName, PoolUuid, ThinId,
     TransactionId, VolumeId, VolumeKind,
 };
-use crate::store::{Guard, VolumeState};
+use crate::store::{Guard, VolumeState, WhenFull};
 use crate::units::{BlockSize, Bytes, DataBlocks};
 
 /// Whether a verb found something to do.
@@ -94,6 +95,22 @@ pub struct Usage {
     pub total: Bytes,
 }
 
+/// When a pool will be full, if it goes on as it lately did; none where that cannot be told, or is
+/// more than a month away. In seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct TimeToFull {
+    /// Of data.
+    #[serde(serialize_with = "seconds")]
+    pub data: Option<Duration>,
+    /// Of metadata.
+    #[serde(serialize_with = "seconds")]
+    pub metadata: Option<Duration>,
+}
+
+fn seconds<S: serde::Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs()).serialize(to)
+}
+
 /// What the kernel says of an open pool.
 #[derive(Debug, Clone, Serialize)]
 pub struct LivePool {
@@ -115,6 +132,8 @@ pub struct LivePool {
     pub on_full: Option<String>,
     /// What is left before new volumes are refused.
     pub until_guard: Option<UntilGuard>,
+    /// When it will be full.
+    pub time_to_full: TimeToFull,
     /// Devices of ours on it.
     pub active_volumes: u64,
 }
@@ -165,6 +184,8 @@ pub struct PoolReport {
     pub zeroing: bool,
     /// What must stay free for new volumes to be made.
     pub guard: Guard,
+    /// What a full pool does.
+    pub when_full: WhenFull,
     /// File system of its volumes.
     pub fs: FsType,
     /// Size of the base volume, and of a container unless it asks for more.
@@ -175,6 +196,14 @@ pub struct PoolReport {
     pub metadata: BackingReport,
     /// What the kernel says, while it is open.
     pub live: Option<LivePool>,
+    /// Free data below which the kernel gives notice.
+    pub low_water: Bytes,
+    /// What the metadata take when all data are mapped once, by the kernel's formula.
+    pub metadata_at_full_data: Bytes,
+    /// Volumes that are promised to go and are not gone.
+    pub removals: u64,
+    /// What its ballast keeps, where it has one.
+    pub ballast: Option<Bytes>,
     /// Transaction id that pairs the catalogue with the pool.
     pub generation: TransactionId,
     /// Images in the catalogue.
@@ -478,6 +507,8 @@ pub struct QueueRun {
 pub enum DeviceKind {
     /// The thin-pool itself.
     Pool,
+    /// Its ballast, while that is being filled.
+    Ballast,
     /// A volume on it.
     #[serde(untagged)]
     Volume(VolumeKind),
@@ -487,6 +518,7 @@ impl std::fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Pool => f.pad("pool"),
+            Self::Ballast => f.pad("ballast"),
             Self::Volume(kind) => kind.fmt(f),
         }
     }

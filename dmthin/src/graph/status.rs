@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use crate::backing::{self, SparseFile};
-use crate::dm::{DiscardMode, OwnKind, PoolMode, PoolStatus};
+use crate::dm::{DiscardMode, OwnKind, PoolMode, PoolStatus, WorkingPool};
 use crate::graph::error::PoolError;
 use crate::graph::guard;
 use crate::graph::live::Live;
+use crate::graph::monitor::{Sample, Samples};
+use crate::graph::plan;
 use crate::graph::pool::Pool;
-use crate::graph::report::{BackingReport, LivePool, PoolReport, PoolWord, Usage};
+use crate::graph::report::{BackingReport, LivePool, PoolReport, PoolWord, TimeToFull, Usage};
 use crate::ids::DevNo;
 use crate::ioctl;
-use crate::store::{BackingRecord, PoolRecord};
+use crate::store::{BackingRecord, PoolRecord, Timestamp};
 use crate::units::Bytes;
 
 impl Pool {
@@ -44,6 +46,7 @@ impl Pool {
             block_size: record.block_size,
             zeroing: record.zeroing,
             guard: record.guard,
+            when_full: record.when_full,
             fs: record.fs,
             base_size: record.base_size,
             data: self.backing_report(&record.data, record.data_size, devices.map(|d| d.data))?,
@@ -53,12 +56,33 @@ impl Pool {
                 devices.map(|d| d.metadata),
             )?,
             live,
+            low_water: record.low_water.to_bytes_saturating(record.block_size),
+            metadata_at_full_data: plan::kernel_formula(record.data_size, record.block_size),
+            removals: counts.nr_deleting,
+            ballast: self.catalogue().ballast()?.map(|ballast| ballast.size),
             generation: record.generation,
             images: counts.nr_images,
             layers: counts.nr_layers,
             containers: counts.nr_containers,
             virtual_size,
         })
+    }
+
+    fn time_to_full(&self, record: &PoolRecord, pool: &WorkingPool) -> TimeToFull {
+        let data = guard::data_space(record, pool, record.guard).usage();
+        let metadata = guard::metadata_space(pool, record.guard).usage();
+        let mut samples = Samples::load(&self.samples_path());
+        samples.push(Sample {
+            at: Timestamp::now(),
+            data: data.used,
+            metadata: metadata.used,
+        });
+        samples.time_to_full(data, metadata)
+    }
+
+    /// Where a monitor leaves what it saw.
+    pub(crate) fn samples_path(&self) -> PathBuf {
+        self.host().layout().samples(self.name())
     }
 
     /// The file or device of one half of the pool.
@@ -89,6 +113,7 @@ impl Pool {
             discard_passdown: false,
             on_full: None,
             until_guard: None,
+            time_to_full: TimeToFull::default(),
             active_volumes,
         };
         match live.thin_pool().status()? {
@@ -103,6 +128,7 @@ impl Pool {
                     used: pool.used_metadata.to_bytes_saturating(),
                     total: pool.total_metadata.to_bytes_saturating(),
                 });
+                report.time_to_full = self.time_to_full(record, &pool);
                 report.until_guard = Some(guard::until_guard(record, &pool));
                 report.transaction_id = Some(pool.transaction_id);
                 report.needs_check = pool.needs_check;

@@ -180,6 +180,12 @@ pub enum StoreError {
     /// All 2^24 thin ids of the pool were used once.
     #[error("the pool's 2^24 thin device ids are spent: make a new pool and move there")]
     ThinIdsSpent,
+    /// There is a ballast already.
+    #[error("the pool has a ballast already")]
+    BallastExists,
+    /// There is no ballast.
+    #[error("the pool has no ballast")]
+    BallastNotFound,
 
     /// The volume is no layer, or not one that is being made.
     #[error("volume {id} is no layer")]

@@ -15,23 +15,25 @@
 //!   layer and no container row: its chain id and its name are free.
 //! - A catalogue is there whole or not at all: it is made under another name and renamed.
 //!
-//! # Format 2
+//! # Format 3
 //! `application_id` is `0x44544331` ("DTC1"), `user_version` is the format. All tables are
 //! `STRICT`; sizes are bytes, times are unix seconds, digests are `sha256:` and 64 digits.
 //!
 //! | table | one row is | columns |
 //! |---|---|---|
-//! | `pool` | the pool (one row) | `name` `uuid` `created_at`, `block_size`, `low_water` (data blocks), `data_kind` `data_at` `data_size`, `metadata_kind` `metadata_at` `metadata_size` (kind `file`: a name beside the catalogue, `device`: a path), `zeroing`, `base_size`, `fs`, `mkfs_args` (JSON array), `state`, `generation`, `pending_generation`, `next_thin_id` (2^24: spent) |
+//! | `pool` | the pool (one row) | `name` `uuid` `created_at`, `block_size`, `low_water` (data blocks), `data_kind` `data_at` `data_size`, `metadata_kind` `metadata_at` `metadata_size` (kind `file`: a name beside the catalogue, `device`: a path), `zeroing`, `base_size`, `fs`, `mkfs_args` (JSON array), `state`, `generation`, `pending_generation`, `next_thin_id` (2^24: spent), `when_full` (`queue` `error`) |
 //! | `volumes` | a thin device | `id`, `thin_id`, `kind` (`base` `layer` `container`), `state` (`creating` `ready` `deleting`), `parent` (a volume), `size`, `fs`, `fs_uuid`, `created_at`, `active` |
 //! | `layers` | a sealed layer | `volume`, `chain_id` (unique), `diff_id`, `parent_chain`, `tar_bytes`, `nr_entries` |
 //! | `images` | an image | `id`, `config_digest` (unique), `manifest_digest`, `config` (the bytes), `architecture`, `os`, `created` (as the config says), `imported_at` |
 //! | `image_layers` | a layer of an image | `image`, `position` (0 is the lowest), `layer` |
 //! | `refs` | a name of an image | `name` (with its tag), `image` |
 //! | `containers` | a container | `volume`, `name` (unique), `image`, `image_name` (at creation) |
+//! | `ballast` | the pool's ballast, if it has one | `thin_id`, `size`, `state` (`filling` `ready` `releasing`) |
 //! | `removals` | what is known of a volume in state `deleting` | `volume`, `name` (its container's), `since`, `attempts`, `next_try` |
 //!
 //! The file is in WAL mode: `catalogue.db-wal` and `catalogue.db-shm` beside it are part of it.
 
+mod ballast;
 mod catalogue;
 mod containers;
 mod error;
@@ -52,9 +54,9 @@ mod tests;
 pub use catalogue::Catalogue;
 pub use error::{Corruption, StoreError};
 pub use record::{
-    AddedImage, BackingRecord, ContainerRecord, Counts, Guard, ImageRecord, LayerRecord,
-    NewContainer, NewImage, NewPool, NewVolume, PoolRecord, RemovalRecord, RemovedImage,
-    SealedLayer, VolumeRecord,
+    AddedImage, BackingRecord, BallastRecord, ContainerRecord, Counts, Guard, ImageRecord,
+    LayerRecord, NewContainer, NewImage, NewPool, NewVolume, PoolRecord, RemovalRecord,
+    RemovedImage, SealedLayer, VolumeRecord,
 };
-pub use state::{GenerationCheck, PoolState, VolumeState};
+pub use state::{BallastState, GenerationCheck, PoolState, VolumeState, WhenFull};
 pub use timestamp::Timestamp;

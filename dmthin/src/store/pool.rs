@@ -7,7 +7,7 @@ use crate::store::catalogue::{Catalogue, Durability};
 use crate::store::error::{CorruptionKind, Outcome, StoreError};
 use crate::store::record::{BackingRecord, Counts, Guard, NewPool, PoolRecord};
 use crate::store::row::{self, Cells, generation_key, to_sql};
-use crate::store::state::PoolState;
+use crate::store::state::{PoolState, WhenFull};
 use crate::store::timestamp::Timestamp;
 use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
@@ -42,7 +42,7 @@ pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
         "INSERT INTO pool VALUES (1, :name, :uuid, :created_at, :block_size, :low_water,
             :data_kind, :data_at, :data_size, :metadata_kind, :metadata_at, :metadata_size,
             :zeroing, :base_size, :fs, :mkfs_args, :min_free_data, :min_free_metadata,
-            'creating', 0, NULL, 0)",
+            'creating', 0, NULL, 0, :when_full)",
         named_params! {
             ":name": new.name.as_str(),
             ":uuid": new.uuid.to_string(),
@@ -61,6 +61,7 @@ pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
             ":mkfs_args": serde_json::Value::from(new.mkfs_args.clone()).to_string(),
             ":min_free_data": new.guard.min_free_data.get(),
             ":min_free_metadata": new.guard.min_free_metadata.get(),
+            ":when_full": new.when_full.as_str(),
         },
     )?;
     Ok(())
@@ -91,6 +92,7 @@ pub(super) fn select(db: &Connection) -> Outcome<PoolRecord> {
                 min_free_data: percent(&cells, "min_free_data")?,
                 min_free_metadata: percent(&cells, "min_free_metadata")?,
             },
+            when_full: cells.text("when_full")?,
             state: cells.text("state")?,
             generation: TransactionId::new(cells.number("generation")?),
             pending_generation: cells
@@ -223,25 +225,29 @@ impl Catalogue {
         })
     }
 
-    /// Records what must stay free; what is left out stays.
+    /// Records what must stay free and what a full pool does; what is left out stays.
     ///
     /// # Errors
     /// The file's own troubles.
-    pub fn set_guard(
+    pub fn set_policy(
         &self,
         min_free_data: Option<Percent>,
         min_free_metadata: Option<Percent>,
-    ) -> Result<(), StoreError> {
+        when_full: Option<WhenFull>,
+    ) -> Result<PoolRecord, StoreError> {
         self.write(Durability::Durable, |db| {
             row::run(
                 db,
                 "UPDATE pool SET min_free_data = coalesce(?1, min_free_data),
-                    min_free_metadata = coalesce(?2, min_free_metadata)",
+                    min_free_metadata = coalesce(?2, min_free_metadata),
+                    when_full = coalesce(?3, when_full)",
                 (
                     min_free_data.map(Percent::get),
                     min_free_metadata.map(Percent::get),
+                    when_full.map(WhenFull::as_str),
                 ),
-            )
+            )?;
+            select(db)
         })
     }
 

@@ -6,7 +6,7 @@ use crate::ids::{
     ContainerName, Digest, FsType, ImageId, ImageRef, PoolName, PoolUuid, ThinId, TransactionId,
     VolumeId, VolumeKind,
 };
-use crate::store::state::{GenerationCheck, PoolState, VolumeState};
+use crate::store::state::{BallastState, GenerationCheck, PoolState, VolumeState, WhenFull};
 use crate::store::timestamp::Timestamp;
 use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
@@ -44,6 +44,17 @@ impl Default for Guard {
     }
 }
 
+/// The ballast of a pool: a volume full of nothing, to be let go when the pool is nearly full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BallastRecord {
+    /// Its id in the pool.
+    pub thin_id: ThinId,
+    /// How much it keeps.
+    pub size: Bytes,
+    /// How far it is.
+    pub state: BallastState,
+}
+
 /// A pool to be recorded. It starts in [`PoolState::Creating`], at generation 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewPool {
@@ -73,6 +84,8 @@ pub struct NewPool {
     pub mkfs_args: Vec<String>,
     /// What must stay free.
     pub guard: Guard,
+    /// What a full pool does.
+    pub when_full: WhenFull,
 }
 
 /// The pool as recorded.
@@ -106,6 +119,8 @@ pub struct PoolRecord {
     pub mkfs_args: Vec<String>,
     /// What must stay free.
     pub guard: Guard,
+    /// What a full pool does.
+    pub when_full: WhenFull,
     /// How far it is.
     pub state: PoolState,
     /// The transaction id the pool should have.

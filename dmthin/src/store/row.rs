@@ -68,6 +68,11 @@ impl<'a> Cells<'a> {
             .transpose()
     }
 
+    /// A thin id.
+    pub(super) fn thin_id(&self, column: &'static str) -> Outcome<ThinId> {
+        ThinId::new(self.number(column)?).map_err(|_| self.bad(column))
+    }
+
     /// A number from zero up.
     pub(super) fn number(&self, column: &'static str) -> Outcome<u64> {
         u64::try_from(self.raw::<i64>(column)?).map_err(|_| self.bad(column))
@@ -144,7 +149,7 @@ pub(super) fn volume(row: &Row<'_>) -> Outcome<VolumeRecord> {
     let cells = Cells::new(row, "volumes");
     Ok(VolumeRecord {
         id: VolumeId::new(cells.number("id")?),
-        thin_id: ThinId::new(cells.number("thin_id")?).map_err(|_| cells.bad("thin_id"))?,
+        thin_id: cells.thin_id("thin_id")?,
         kind: cells.text("kind")?,
         state: cells.text("state")?,
         parent: cells.number_or_null("parent")?.map(VolumeId::new),

@@ -104,6 +104,17 @@ CREATE TABLE removals (
     next_try INTEGER NOT NULL
 ) STRICT;
 ",
+    "
+ALTER TABLE pool ADD COLUMN when_full TEXT NOT NULL DEFAULT 'queue'
+    CHECK (when_full IN ('queue', 'error'));
+
+CREATE TABLE ballast (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    thin_id INTEGER NOT NULL CHECK (thin_id BETWEEN 0 AND 16777215),
+    size INTEGER NOT NULL CHECK (size > 0),
+    state TEXT NOT NULL CHECK (state IN ('filling', 'ready', 'releasing'))
+) STRICT;
+",
 ];
 
 /// What a file says of itself.

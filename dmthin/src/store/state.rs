@@ -76,6 +76,30 @@ state! {
     }
 }
 
+state! {
+    /// What becomes of a write that finds no free block in the pool.
+    WhenFull, "what a full pool does", "queue or error",
+    {
+        /// It waits for space, as long as the kernel's `no_space_timeout`, 60 s by default.
+        Queue = "queue",
+        /// It fails at once.
+        Error = "error",
+    }
+}
+
+state! {
+    /// How far a ballast is.
+    BallastState, "a state of a ballast", "filling, ready or releasing",
+    {
+        /// Its intent is written; it may keep less than it should.
+        Filling = "filling",
+        /// It keeps what it should.
+        Ready = "ready",
+        /// To be deleted.
+        Releasing = "releasing",
+    }
+}
+
 impl PoolState {
     /// Whether a pool in this state may be put into `to`.
     #[must_use]

@@ -6,6 +6,7 @@
     reason = "test helper"
 )]
 
+mod ballast;
 mod damage;
 mod file;
 mod golden;
@@ -22,7 +23,7 @@ use tempfile::TempDir;
 use crate::ids::{ContainerName, Digest, FsType, ImageId, ImageRef, PoolName, PoolUuid, VolumeId};
 use crate::store::{
     BackingRecord, Catalogue, Guard, LayerRecord, NewContainer, NewImage, NewPool, NewVolume,
-    StoreError, VolumeRecord,
+    StoreError, VolumeRecord, WhenFull,
 };
 use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
@@ -93,6 +94,7 @@ fn pool() -> NewPool {
         base_size: BASE_SIZE,
         fs: FsType::Ext4,
         mkfs_args: vec!["-m".to_owned(), "0 \"'\u{e9}".to_owned()],
+        when_full: WhenFull::Error,
         guard: Guard {
             min_free_data: Percent::new(5).unwrap(),
             min_free_metadata: Percent::new(0).unwrap(),

@@ -1,6 +1,7 @@
 //! The commands, a file for each noun: what clap reads becomes the library's options, one verb is
 //! called, its answer is printed.
 
+pub(crate) mod ballast;
 pub(crate) mod base;
 pub(crate) mod completions;
 pub(crate) mod container;
@@ -8,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod man;
+pub(crate) mod monitor;
 pub(crate) mod pool;
 pub(crate) mod queue;
 pub(crate) mod trim;

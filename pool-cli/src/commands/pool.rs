@@ -2,19 +2,22 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use dmthin::graph::{
     BackingReport, Change, CreatePool, DevicePair, GrowPool, PoolPlan, PoolReport, PoolSummary,
-    PoolWord, UntilGuard,
+    PoolWord, SetPool, TimeToFull, UntilGuard,
 };
 use dmthin::ids::{FsType, PoolName};
-use dmthin::store::Guard;
+use dmthin::store::{Guard, WhenFull};
 use dmthin::units::{BlockSize, Bytes, NewSize, Percent};
 use serde::Serialize;
 
 use crate::args::{Context, block_size, new_size, size};
+use crate::commands::ballast::{self, BallastCommand};
 use crate::commands::trim;
 use crate::output::{fields, lines, or_dash, record, table, usage};
+use crate::time::span;
 
 /// What can be done with pools.
 #[derive(Debug, Subcommand)]
@@ -74,16 +77,18 @@ Examples:
   pool-cli pool grow tank --data 200G --metadata +1G
   lvextend -L +50G vg/data && pool-cli pool grow fast")]
     Grow(GrowArgs),
-    /// Set what must stay free in a pool for new things to be made in it
+    /// Set how a pool deals with want of space
     #[command(after_help = "\
-Below it an import and the making of a container are refused with exit code 6 (data) or 7 (metadata);
-what exists goes on, and removing is never refused. 0 turns it off: a pool that is full makes its
-writers wait and then fail.
+Below what must stay free an import and the making of a container are refused with exit code 6 (data)
+or 7 (metadata); what exists goes on, and removing is never refused. 0 turns it off. In a full pool
+the writes that need a new block wait for the kernel's no_space_timeout and fail then, or fail at
+once.
 
-Prints: NAME and the two percentages, with tabs between them.
+Prints: NAME, the two percentages, and what a full pool does, with tabs between them.
 
-Example:
-  pool-cli pool set tank --min-free-data 5%")]
+Examples:
+  pool-cli pool set tank --min-free-data 5%
+  pool-cli pool set --on-full error")]
     Set(SetArgs),
     /// Close a pool: take its devices away, keep its data
     #[command(after_help = "\
@@ -95,6 +100,9 @@ Prints: NAME and its state, with a tab between them.
 Example:
   pool-cli pool close tank")]
     Close(NameArgs),
+    /// Keep room for the day when the pool is full, or let it go
+    #[command(subcommand)]
+    Ballast(BallastCommand),
     /// Give back what the file systems of all containers do not use
     #[command(after_help = "\
 As `container trim --all`. What is mounted with `discard`, as `container mount` does, gives its room
@@ -150,6 +158,9 @@ pub(crate) struct CreateArgs {
     /// Share of the metadata that must stay free for an import or a new container
     #[arg(long, value_name = "PERCENT", default_value = "10%")]
     min_free_metadata: Percent,
+    /// What becomes of writes in a full pool: they wait for space (60 s), or fail at once
+    #[arg(long, value_name = "WHAT", default_value = "queue", value_parser = when_full())]
+    on_full: WhenFull,
     /// Block device or LVM volume for the data, instead of a sparse file
     #[arg(
         long,
@@ -181,12 +192,19 @@ impl From<CreateArgs> for CreatePool {
                 min_free_data: args.min_free_data,
                 min_free_metadata: args.min_free_metadata,
             },
+            when_full: args.on_full,
             devices: args
                 .data
                 .zip(args.metadata)
                 .map(|(data, metadata)| DevicePair { data, metadata }),
         }
     }
+}
+
+/// Reads what a full pool does.
+fn when_full() -> impl TypedValueParser<Value = WhenFull> {
+    PossibleValuesParser::new([WhenFull::Queue, WhenFull::Error].map(WhenFull::as_str))
+        .try_map(|word| word.parse::<WhenFull>())
 }
 
 /// Options of `pool status`.
@@ -211,19 +229,19 @@ pub(crate) struct GrowArgs {
 
 /// Options of `pool set`.
 #[derive(Debug, Args)]
+#[group(id = "set", multiple = true, required = true, args = ["min_free_data", "min_free_metadata", "on_full"])]
 pub(crate) struct SetArgs {
     /// Name of the pool [default: the one of --pool, else the only one]
     name: Option<PoolName>,
     /// Share of the data that must stay free for an import or a new container
-    #[arg(
-        long,
-        value_name = "PERCENT",
-        required_unless_present = "min_free_metadata"
-    )]
+    #[arg(long, value_name = "PERCENT")]
     min_free_data: Option<Percent>,
     /// Share of the metadata that must stay free for an import or a new container
     #[arg(long, value_name = "PERCENT")]
     min_free_metadata: Option<Percent>,
+    /// What becomes of writes in a full pool: they wait for space (60 s), or fail at once
+    #[arg(long, value_name = "WHAT", value_parser = when_full())]
+    on_full: Option<WhenFull>,
 }
 
 /// The pool of a command that wants its name told.
@@ -322,21 +340,23 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
                 ])
             })
         }
-        PoolCommand::Set(SetArgs {
-            name,
-            min_free_data,
-            min_free_metadata,
-        }) => {
-            let pool = context.pool(name.as_ref())?;
-            let pool = pool.set_guard(min_free_data, min_free_metadata)?;
+        PoolCommand::Set(args) => {
+            let pool = context.pool(args.name.as_ref())?;
+            let pool = pool.set(SetPool {
+                min_free_data: args.min_free_data,
+                min_free_metadata: args.min_free_metadata,
+                when_full: args.on_full,
+            })?;
             out.done(&OnePool { pool: &pool }, || {
                 record([
                     pool.name.to_string(),
                     pool.guard.min_free_data.to_string(),
                     pool.guard.min_free_metadata.to_string(),
+                    pool.when_full.to_string(),
                 ])
             })
         }
+        PoolCommand::Ballast(command) => ballast::run(context, command),
         PoolCommand::Close(NameArgs { name }) => {
             let change = context.host.close_pool(&name)?;
             if change == Change::Unchanged {
@@ -456,10 +476,14 @@ fn pool_fields(pool: &PoolReport) -> String {
             ),
             ("When full", or_dash(live.on_full.as_ref())),
             ("Guard", guard_text(pool.guard, live.until_guard)),
+            ("Full in", full_text(live.time_to_full)),
             ("Discards", discards.to_owned()),
             ("Active volumes", live.active_volumes.to_string()),
             ("Transaction", or_dash(live.transaction_id)),
         ]);
+    }
+    if let Some(ballast) = pool.ballast {
+        rows.push(("Ballast", format!("{ballast}, let go at the red line")));
     }
     rows.push(("Generation", pool.generation.to_string()));
     rows.extend(backing_rows(["Data on", "Metadata on"], pool));
@@ -490,6 +514,19 @@ fn guard_text(guard: Guard, left: Option<UntilGuard>) -> String {
     let metadata = left.map(|left| left.metadata);
     let metadata = part("metadata", guard.min_free_metadata, metadata);
     format!("nothing new below {data}, {metadata}")
+}
+
+/// When the pool will be full, as far as that can be told.
+fn full_text(time: TimeToFull) -> String {
+    let parts = [("data", time.data), ("metadata", time.metadata)];
+    let told: Vec<String> = parts
+        .into_iter()
+        .filter_map(|(what, left)| Some(format!("{what} {}", span(left?))))
+        .collect();
+    if told.is_empty() {
+        return "not to be told".to_owned();
+    }
+    told.join(", ")
 }
 
 fn backing_rows(names: [&'static str; 2], pool: &PoolReport) -> Vec<(&'static str, String)> {
@@ -532,4 +569,4 @@ fn backing_line(backing: &BackingReport) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

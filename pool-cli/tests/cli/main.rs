@@ -127,7 +127,7 @@ fn json_error(output: &Output) -> Value {
 fn missing_pool(words: &str, args: &str) {
     let root = tempfile::tempdir().unwrap();
     // The verbs of `pool` name theirs; the others take it from --pool.
-    let line = if words.starts_with("pool ") {
+    let line = if words.starts_with("pool ") || words == "monitor" {
         match args.strip_prefix("tank") {
             Some(rest) => format!("{words} nope{rest}"),
             None => format!("{words} nope"),
@@ -210,6 +210,9 @@ conformance! {
     pool_open: "pool open", "tank", InPool;
     pool_grow: "pool grow", "", InPool;
     pool_set: "pool set", "tank --min-free-data=5", InPool;
+    pool_ballast: "pool ballast", "", Noun;
+    pool_ballast_make: "pool ballast make", "tank --size=1G", InPool;
+    pool_ballast_release: "pool ballast release", "", InPool;
     pool_close: "pool close", "tank", InPool;
     pool_trim: "pool trim", "", InPool;
     pool_destroy: "pool destroy", "tank", InPool;
@@ -238,6 +241,7 @@ conformance! {
     queue_list: "queue list", "", InPool;
     queue_run: "queue run", "", InPool;
     who: "who", "web", InPool;
+    monitor: "monitor", "tank", InPool;
     doctor: "doctor", "", Free;
     completions: "completions", "bash", Free;
     man: "man", "/nonexistent", Free;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use dmthin::dm::names;
 use dmthin::graph::{CreatePool, Host};
 use dmthin::ids::{FsType, PoolName, ThinId};
-use dmthin::store::{Catalogue, Guard};
+use dmthin::store::{Catalogue, Guard, WhenFull};
 use dmthin::units::{BlockSize, Bytes};
 
 use crate::bench::commands::{Cli, Dmsetup};
@@ -83,6 +83,7 @@ pub fn run(settings: &Settings) -> Result<Measured> {
         mkfs_args: Vec::new(),
         single_tenant: false,
         guard: Guard::default(),
+        when_full: WhenFull::Queue,
         devices: None,
     })?;
     let origin = |thin_id: ThinId, size: Bytes| -> Result<Origin> {

@@ -30,24 +30,24 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// The pool as `pool status` tells it.
-fn status(ctx: &Ctx) -> Result<Value> {
+pub(super) fn status(ctx: &Ctx) -> Result<Value> {
     Ok(ctx.json(&["pool", "status"])?["pool"].clone())
 }
 
-fn number(value: &Value) -> Result<u64> {
+pub(super) fn number(value: &Value) -> Result<u64> {
     value
         .as_u64()
         .with_context(|| format!("{value} is no number"))
 }
 
-fn make(ctx: &Ctx, args: &[&str]) -> Result<()> {
+pub(super) fn make(ctx: &Ctx, args: &[&str]) -> Result<()> {
     let create = ["pool", "create", "tank", "--base-size", "512M"];
     ctx.ok(&[&create[..], args].concat())?;
     let image = small_image(&ctx.dir, "demo:1")?;
     ctx.ok(&["image", "import", text(&image)]).map(drop)
 }
 
-fn mounted(ctx: &Ctx, name: &str, size: &str) -> Result<std::path::PathBuf> {
+pub(super) fn mounted(ctx: &Ctx, name: &str, size: &str) -> Result<std::path::PathBuf> {
     let dir = ctx.mkdir(name)?;
     let create = ["container", "create", "demo:1", "--name", name, "--size"];
     ctx.ok(&[&create[..], &[size]].concat())?;
@@ -56,7 +56,7 @@ fn mounted(ctx: &Ctx, name: &str, size: &str) -> Result<std::path::PathBuf> {
 }
 
 /// Starts `dd` of so many MiB of lines into a file, and of the same lines into `copy`.
-fn writer(file: &Path, copy: &Path, mib: u32) -> Result<Child> {
+pub(super) fn writer(file: &Path, copy: &Path, mib: u32) -> Result<Child> {
     let script = format!(
         "yes 'one line of many' | head -c {mib}M | tee {} | \
          dd of={} bs=1M iflag=fullblock conv=fsync status=none",

@@ -12,6 +12,7 @@ mod growth;
 mod harness;
 mod hostile;
 mod images;
+mod monitor;
 mod pairing;
 mod pools;
 mod reboot;
@@ -29,6 +30,7 @@ fn all() -> Vec<Test> {
         pairing::TESTS,
         containers::TESTS,
         growth::TESTS,
+        monitor::TESTS,
         removal::TESTS,
         images::TESTS,
         hostile::TESTS,

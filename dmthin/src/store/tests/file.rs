@@ -17,7 +17,7 @@ use crate::store::schema::{self, Format};
 use crate::store::tests::{Temp, assert_refused, checkpoint, image, pool, ready_base, variant};
 use crate::store::{
     BackingRecord, Catalogue, GenerationCheck, NewVolume, PoolRecord, PoolState, StoreError,
-    Timestamp,
+    Timestamp, WhenFull,
 };
 use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
@@ -59,6 +59,7 @@ fn the_pool_is_recorded_as_given_and_survives_a_reopening() {
         fs: FsType::Ext4,
         mkfs_args: new.mkfs_args,
         guard: new.guard,
+        when_full: new.when_full,
         state: PoolState::Creating,
         generation: TransactionId::new(0),
         pending_generation: None,
@@ -91,12 +92,17 @@ fn sizes_grow_and_the_guard_is_set() {
         Err(StoreError::TooSmall { least, .. }) if least == gib(20)
     ));
     let share = |n| Some(Percent::new(n).unwrap());
-    catalogue.set_guard(share(50), None).unwrap();
-    catalogue.set_guard(None, share(7)).unwrap();
+    catalogue.set_policy(share(50), None, None).unwrap();
+    let queue = Some(WhenFull::Queue);
+    catalogue.set_policy(None, share(7), queue).unwrap();
     let now = catalogue.reopened().pool().unwrap();
     assert_eq!(now.base_size, gib(20));
     assert_eq!(Some(now.guard.min_free_data), share(50));
     assert_eq!(Some(now.guard.min_free_metadata), share(7));
+    assert_eq!(
+        (was.when_full, now.when_full),
+        (WhenFull::Error, WhenFull::Queue)
+    );
     assert_eq!((now.generation, now.state), (was.generation, was.state));
 }
 
@@ -148,7 +154,7 @@ fn the_settings_that_make_a_commit_safe_are_on() {
     assert_eq!(number("trusted_schema"), 0);
     assert_eq!(number("busy_timeout"), 10_000);
     assert_eq!(number("application_id"), 0x4454_4331);
-    assert_eq!(number("user_version"), 2);
+    assert_eq!(number("user_version"), 3);
     for (durability, synchronous) in [
         (Durability::Durable, 2_i64),
         (Durability::Lazy, 1),
@@ -439,16 +445,16 @@ fn an_older_format_is_migrated_once() {
     assert_refused!(
         Catalogue::open(&path),
         StoreError::NewerFormat {
-            found: 3,
-            supported: 2,
+            found: 4,
+            supported: 3,
             ..
         },
         format!(
-            "the catalogue {} has format 3, this version knows formats up to 2: use a newer version",
+            "the catalogue {} has format 4, this version knows formats up to 3: use a newer version",
             path.display()
         )
     );
-    catalogue.sql("PRAGMA user_version = 2");
+    catalogue.sql("PRAGMA user_version = 3");
     assert_eq!(
         schema::format(&catalogue.lock(), &steps).unwrap(),
         Format::Older

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use clap::Parser;
 use dmthin::graph::{LivePool, Usage};
 use dmthin::ids::{DevNo, PoolUuid, TransactionId};
@@ -84,7 +86,7 @@ fn backing(path: &str) -> BackingReport {
     }
 }
 
-fn pool() -> PoolReport {
+pub(crate) fn report() -> PoolReport {
     PoolReport {
         name: PoolName::new("tank").unwrap(),
         uuid: PoolUuid::from_bytes([0x11; 16]),
@@ -92,6 +94,11 @@ fn pool() -> PoolReport {
         block_size: BlockSize::DEFAULT,
         zeroing: true,
         guard: Guard::default(),
+        when_full: WhenFull::Queue,
+        low_water: Bytes::from_gib(20),
+        metadata_at_full_data: Bytes::from_mib(75),
+        removals: 2,
+        ballast: Some(Bytes::from_gib(1)),
         fs: FsType::Ext4,
         base_size: Bytes::from_gib(10),
         data: backing("/r/tank/data.img"),
@@ -114,6 +121,10 @@ fn pool() -> PoolReport {
             needs_check: true,
             discard_passdown: true,
             on_full: Some("error".to_owned()),
+            time_to_full: TimeToFull {
+                data: Some(Duration::from_secs(7300)),
+                metadata: None,
+            },
             until_guard: Some(UntilGuard {
                 data: Bytes::from_gib(65),
                 metadata: Bytes::ZERO,
@@ -164,7 +175,7 @@ Zeroing:    off (single tenant): containers can read what others wrote before
 #[test]
 fn an_open_pool_is_shown_whole() {
     assert_eq!(
-        pool_fields(&pool()),
+        pool_fields(&report()),
         "\
 Pool:            tank
 UUID:            11111111111111111111111111111111
@@ -175,9 +186,11 @@ Data:            [######..................]  25.0 %  25 GiB of 100 GiB
 Metadata:        -
 When full:       error
 Guard:           nothing new below 10% of data (65 GiB to go), 10% of metadata REACHED
+Full in:         data 2 h 1 min
 Discards:        passed down to the data device
 Active volumes:  2
 Transaction:     7
+Ballast:         1 GiB, let go at the red line
 Generation:      7
 Data on:         /r/tank/data.img
                  300 MiB of 100 GiB allocated, 40 GiB free on the host, /dev/loop0 (7:0), \
@@ -199,14 +212,14 @@ fn a_closed_pool_shows_what_the_catalogue_knows() {
         state: PoolWord::Closed,
         live: None,
         zeroing: false,
-        ..pool()
+        ..report()
     };
     let text = pool_fields(&closed);
     assert!(text.contains("State:        closed\n"), "{text}");
     assert!(text.contains("Zeroing:      off (single tenant)"), "{text}");
     assert!(!text.contains("Mode:"), "{text}");
     assert_eq!(opened(&closed), "tank\tclosed\t-\n");
-    assert_eq!(opened(&pool()), "tank\topen\t254:0\n");
+    assert_eq!(opened(&report()), "tank\topen\t254:0\n");
 }
 
 #[test]

@@ -1,0 +1,441 @@
+//! `pool-cli monitor`: looks after pools until it is stopped.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use dmthin::graph::{
+    Host, Look, MonitorEvent, MonitorPolicy, OnFull, PoolError, PoolMonitor, QueueRound, QueueRun,
+};
+use dmthin::ids::PoolName;
+use dmthin::units::{Bytes, GrowthPercent, Percent};
+use serde::Serialize;
+
+use crate::args::{Context, size};
+use crate::metrics::{self, Counters, Watched};
+use crate::notify::Notify;
+use crate::output::record;
+
+/// Events come in bursts: a container that is made is several. One look serves all of them.
+const BURST: Duration = Duration::from_millis(100);
+
+pub(crate) const MONITOR_HELP: &str = "\
+Sleeps until the kernel tells of an event, at the latest for --interval. Then, for each pool: grows
+metadata and data that have reached the threshold, sooner where the guard would refuse before; runs
+removals that are due; at the red line lets the ballast go and, with --on-full freeze, suspends the
+containers' devices until there is room. Files are grown as far as their file system has room, block
+devices are taken as large as they have become. It keeps nothing that would be lost if it is killed.
+
+Prints what it does and sees, one a line: the pool, a word for the event, and what happened, with
+tabs between them. Words: filled, mode, grew, not_grown, ballast_released, held, let_go, removed. The
+program of --hook is run for each, with DMTHIN_POOL, DMTHIN_EVENT (the word) and DMTHIN_MESSAGE set, and
+the event as JSON in DMTHIN_JSON. Under systemd it tells when it is ready and keeps the watchdog
+content.
+
+Examples:
+  pool-cli monitor
+  pool-cli monitor tank --max-size 500G --on-full freeze
+  pool-cli monitor --json --metrics /var/lib/node_exporter/dmthin.prom";
+
+/// Options of `monitor`.
+#[derive(Debug, Args)]
+pub(crate) struct MonitorArgs {
+    /// The pools [default: all there are, and those that come]
+    names: Vec<PoolName>,
+    /// Share in use from which data and metadata are grown; off: never
+    #[arg(long, value_name = "PERCENT", default_value = "80%", value_parser = threshold)]
+    threshold: Threshold,
+    /// By how many percent they are grown
+    #[arg(long, value_name = "PERCENT", default_value = "20%", value_parser = growth)]
+    grow_by: GrowthPercent,
+    /// Data are not grown beyond this
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_size: Option<Bytes>,
+    /// Metadata are not grown beyond this
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_metadata_size: Option<Bytes>,
+    /// Share left at which the ballast is let go and containers are held
+    #[arg(long, value_name = "PERCENT", default_value = "5%")]
+    red_line: Percent,
+    /// What becomes of writers in a full pool [default: as `pool set --on-full` has it]
+    #[arg(long, value_name = "WHAT", value_parser = ["error", "queue", "freeze"])]
+    on_full: Option<String>,
+    /// Extend LVM volumes below a pool by running lvextend
+    #[arg(long)]
+    lvextend: bool,
+    /// Longest time between two looks, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30",
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    interval: u64,
+    /// Program to run for each event
+    #[arg(long, value_name = "PROGRAM")]
+    hook: Option<PathBuf>,
+    /// File to write metrics to, for Prometheus
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+}
+
+/// A threshold, or none.
+#[derive(Debug, Clone, Copy)]
+struct Threshold(Option<Percent>);
+
+fn threshold(text: &str) -> Result<Threshold, String> {
+    if text == "off" {
+        return Ok(Threshold(None));
+    }
+    match text.parse::<Percent>() {
+        Ok(percent) if percent.get() >= 50 => Ok(Threshold(Some(percent))),
+        _ => Err("a threshold is 50 to 99 percent, or off".to_owned()),
+    }
+}
+
+fn growth(text: &str) -> Result<GrowthPercent, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<u64>();
+    let number = number.map_err(|error| error.to_string())?;
+    GrowthPercent::new(number).map_err(|error| error.to_string())
+}
+
+impl MonitorArgs {
+    fn policy(&self) -> MonitorPolicy {
+        MonitorPolicy {
+            autoextend_threshold: self.threshold.0,
+            autoextend_percent: self.grow_by,
+            max_size: self.max_size,
+            max_metadata_size: self.max_metadata_size,
+            net: Duration::from_secs(self.interval),
+            on_full: self.on_full.as_deref().map(|word| match word {
+                "error" => OnFull::Error,
+                "queue" => OnFull::Queue,
+                _ => OnFull::Freeze,
+            }),
+            red_line: self.red_line,
+            lvextend: self.lvextend,
+        }
+    }
+}
+
+/// An event as it is printed.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    pool: &'a PoolName,
+    #[serde(flatten)]
+    event: &'a Event,
+    message: String,
+    warning: bool,
+}
+
+/// What the monitor saw, and what its queue did.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Event {
+    Monitor(MonitorEvent),
+    Removed { event: &'static str, removed: usize },
+}
+
+impl Event {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Monitor(event) => event.word(),
+            Self::Removed { event, .. } => event,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Monitor(event) => event.to_string(),
+            Self::Removed { removed, .. } => format!("{removed} removed volumes are gone"),
+        }
+    }
+
+    fn is_warning(&self) -> bool {
+        matches!(self, Self::Monitor(event) if event.is_warning())
+    }
+}
+
+/// One pool that is looked after.
+struct Charge {
+    monitor: PoolMonitor,
+    queue: Option<JoinHandle<Result<QueueRun, PoolError>>>,
+}
+
+impl Charge {
+    /// Looks once; events come with those of a queue that has ended since.
+    fn look(&mut self) -> Result<(Look, Vec<Event>), PoolError> {
+        let look = self.monitor.look()?;
+        let mut events = Vec::new();
+        if self.queue.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(Ok(run)) = self.queue.take().map(JoinHandle::join)
+        {
+            match run {
+                Ok(run) if run.removed.is_empty() => {}
+                Ok(run) => events.push(Event::Removed {
+                    event: "removed",
+                    removed: run.removed.len(),
+                }),
+                Err(error) => tracing::warn!(%error, "the queue cannot be run"),
+            }
+        }
+        if look.queue_due && self.queue.is_none() {
+            let pool = Arc::clone(self.monitor.pool());
+            // Beside us: discarding takes its time, and a pool that fills does not wait.
+            self.queue = Some(thread::spawn(move || pool.run_queue(QueueRound::Due)));
+        }
+        Ok((look, events))
+    }
+}
+
+/// The pools that are looked after.
+struct Charges<'a> {
+    host: &'a Host,
+    names: &'a [PoolName],
+    policy: MonitorPolicy,
+    charges: BTreeMap<PoolName, Charge>,
+    /// The last trouble with each, so that it is told once.
+    troubles: BTreeMap<PoolName, String>,
+}
+
+impl Charges<'_> {
+    fn names(&self) -> Result<Vec<PoolName>, PoolError> {
+        if !self.names.is_empty() {
+            return Ok(self.names.to_vec());
+        }
+        let pools = self.host.pools()?;
+        Ok(pools.into_iter().map(|pool| pool.name).collect())
+    }
+
+    fn look_at(&mut self, name: &PoolName) -> Result<(Look, Vec<Event>), PoolError> {
+        if !self.charges.contains_key(name) {
+            let pool = Arc::new(self.host.pool(name)?);
+            let charge = Charge {
+                monitor: PoolMonitor::new(pool, self.policy.clone()),
+                queue: None,
+            };
+            self.charges.insert(name.clone(), charge);
+        }
+        match self.charges.get_mut(name) {
+            Some(charge) => charge.look(),
+            None => Err(PoolError::PoolNotOpen { name: name.clone() }),
+        }
+    }
+
+    /// Looks at each pool; gives what happened, and when to look again.
+    fn look(&mut self) -> Result<(Vec<(PoolName, Event)>, Duration), PoolError> {
+        let mut all = Vec::new();
+        let mut next = self.policy.net;
+        let names = self.names()?;
+        self.charges.retain(|name, _| names.contains(name));
+        for name in names {
+            match self.look_at(&name) {
+                Ok((look, events)) => {
+                    self.troubles.remove(&name);
+                    next = next.min(look.next);
+                    let seen = look.events.into_iter().map(Event::Monitor);
+                    all.extend(seen.chain(events).map(|event| (name.clone(), event)));
+                    let idle = self.charges.get(&name).is_some_and(|c| c.queue.is_none());
+                    if !look.open && idle {
+                        // It may be another one when it opens again.
+                        self.charges.remove(&name);
+                    }
+                }
+                Err(error) => {
+                    self.charges.remove(&name);
+                    let text = error.to_string();
+                    if self.troubles.get(&name) != Some(&text) {
+                        tracing::warn!(pool = %name, %error, "cannot look at the pool");
+                        self.troubles.insert(name, text);
+                    }
+                }
+            }
+        }
+        Ok((all, next))
+    }
+
+    /// The open pools as metrics tell them.
+    fn watched(&self) -> Vec<Watched> {
+        let mut watched = Vec::new();
+        for charge in self.charges.values() {
+            let pool = charge.monitor.pool();
+            match pool
+                .status()
+                .and_then(|report| Ok((report, pool.containers()?)))
+            {
+                Ok((pool, containers)) => watched.push(Watched { pool, containers }),
+                Err(error) => tracing::debug!(%error, "no metrics of a pool"),
+            }
+        }
+        watched
+    }
+}
+
+/// Runs until it is stopped.
+pub(crate) fn run(context: &Context, args: &MonitorArgs) -> anyhow::Result<()> {
+    for name in &args.names {
+        context.host.pick_pool(Some(name))?;
+    }
+    let events = context.host.events()?;
+    let notify = Notify::from_env()?;
+    // Half of the time that systemd gives: one sign of life may come late.
+    let patience = notify.watchdog().and_then(|limit| limit.checked_div(2));
+    if let Err(error) = events.lock_memory() {
+        tracing::debug!(%error, "memory cannot be locked");
+    }
+    let mut charges = Charges {
+        host: &context.host,
+        names: &args.names,
+        policy: args.policy(),
+        charges: BTreeMap::new(),
+        troubles: BTreeMap::new(),
+    };
+    let mut counters = Counters::default();
+    let mut hooks: Vec<Child> = Vec::new();
+    notify.tell("READY=1");
+    loop {
+        events.arm()?;
+        let started = Instant::now();
+        let (seen, next) = charges.look()?;
+        for (pool, event) in &seen {
+            if let Event::Monitor(event) = event {
+                counters.count(pool, event);
+            }
+            tell(context, args, &mut hooks, pool, event)?;
+        }
+        // A child that has ended is no zombie any more.
+        hooks.retain_mut(|hook| !matches!(hook.try_wait(), Ok(Some(_))));
+        if let Some(path) = &args.metrics {
+            let text = metrics::render(&charges.watched(), &counters);
+            if let Err(error) = metrics::write(path, &text) {
+                tracing::warn!(%error, path = %path.display(), "the metrics cannot be written");
+            }
+        }
+        notify.tell("WATCHDOG=1");
+        let limit = patience.map_or(next, |patience| next.min(patience));
+        events.sleep(limit)?;
+        thread::sleep(BURST.saturating_sub(started.elapsed()));
+    }
+}
+
+/// Prints an event, and has the hook told.
+fn tell(
+    context: &Context,
+    args: &MonitorArgs,
+    hooks: &mut Vec<Child>,
+    pool: &PoolName,
+    event: &Event,
+) -> anyhow::Result<()> {
+    let told = Told {
+        pool,
+        event,
+        message: event.message(),
+        warning: event.is_warning(),
+    };
+    context.out.done(&told, || {
+        record([
+            pool.to_string(),
+            event.word().to_owned(),
+            told.message.clone(),
+        ])
+    })?;
+    let Some(hook) = &args.hook else {
+        return Ok(());
+    };
+    let started = Command::new(hook)
+        .env("DMTHIN_POOL", pool.as_str())
+        .env("DMTHIN_EVENT", event.word())
+        .env("DMTHIN_MESSAGE", &told.message)
+        .env("DMTHIN_JSON", serde_json::to_string(&told)?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
+    match started {
+        Ok(child) => hooks.push(child),
+        // What looks after pools does not end because of it.
+        Err(error) => tracing::warn!(%error, hook = %hook.display(), "the hook cannot be run"),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use dmthin::graph::{NoGrowth, Space};
+
+    use super::*;
+    use crate::args::{Cli, Command as Words};
+
+    fn policy(line: &str) -> Result<MonitorPolicy, clap::Error> {
+        let words = ["pool-cli", "monitor"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        match Cli::try_parse_from(words)?.command {
+            Words::Monitor(args) => Ok(args.policy()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_librarys_policy_is_the_default() {
+        assert_eq!(policy("").unwrap(), MonitorPolicy::default());
+    }
+
+    #[test]
+    fn every_option_arrives() {
+        let given = policy(
+            "tank --threshold 70 --grow-by 50% --max-size 1T --max-metadata-size 2G --red-line 3% \
+             --on-full freeze --lvextend --interval 5",
+        );
+        let expected = MonitorPolicy {
+            autoextend_threshold: Percent::new(70).ok(),
+            autoextend_percent: GrowthPercent::new(50).unwrap(),
+            max_size: Some(Bytes::from_gib(1024)),
+            max_metadata_size: Some(Bytes::from_gib(2)),
+            net: Duration::from_secs(5),
+            on_full: Some(OnFull::Freeze),
+            red_line: Percent::new(3).unwrap(),
+            lvextend: true,
+        };
+        assert_eq!(given.unwrap(), expected);
+        assert_eq!(
+            policy("--threshold off").unwrap().autoextend_threshold,
+            None
+        );
+        for bad in [
+            "--threshold 49",
+            "--grow-by 0",
+            "--interval 0",
+            "--on-full panic",
+        ] {
+            assert!(policy(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_told_with_its_numbers_and_in_words() {
+        let pool = PoolName::new("tank").unwrap();
+        let event = Event::Monitor(MonitorEvent::NotGrown {
+            space: Space::Data,
+            why: NoGrowth::AtMost {
+                most: Bytes::from_gib(1),
+            },
+        });
+        let told = Told {
+            pool: &pool,
+            event: &event,
+            message: event.message(),
+            warning: event.is_warning(),
+        };
+        let value = serde_json::to_value(&told).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({
+                "pool": "tank", "event": "not_grown", "space": "data",
+                "why": "it may not be larger than 1 GiB",
+                "message": "the data cannot be grown: it may not be larger than 1 GiB",
+                "warning": true,
+            })
+        );
+    }
+}

@@ -1,0 +1,468 @@
+//! The monitor: pools that grow under their writers, what is done when they cannot, and that it can be
+//! killed at any time.
+
+#![allow(clippy::arithmetic_side_effects, reason = "test helper")]
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::growth::{make, mounted, number, status, writer};
+use super::harness::{Ctx, Test, eventually, run, text, witness};
+
+/// The tests of this file.
+pub(super) const TESTS: &[Test] = &[
+    ("monitor_grows_data_under_a_writer", data_grows),
+    ("monitor_grows_metadata_before_the_guard", metadata_grows),
+    ("monitor_killed_at_any_moment", killed),
+    ("monitor_runs_the_queue_and_sleeps_else", queue),
+    ("monitor_tells_systemd_prometheus_and_a_hook", tells),
+    ("full_pool_on_error_fails_writers_and_recovers", errors),
+    ("full_pool_on_freeze_holds_containers", freezes),
+    ("full_pool_still_removes_and_trims", full),
+    ("ballast_is_made_kept_and_released", ballast),
+];
+
+/// A monitor that runs until this goes.
+struct Monitor {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Monitor {
+    fn start(ctx: &Ctx, args: &[&str]) -> Result<Self> {
+        Self::start_with(ctx, args, |_| {})
+    }
+
+    fn start_with(ctx: &Ctx, args: &[&str], more: impl FnOnce(&mut Command)) -> Result<Self> {
+        let log = ctx.dir.join("monitor.log");
+        let mut command = Command::new("pool-cli");
+        command
+            .args(["--json", "--root", text(&ctx.root), "monitor"])
+            .args(args)
+            .stdout(File::create(&log)?)
+            .stderr(Stdio::inherit());
+        more(&mut command);
+        let child = command.spawn()?;
+        Ok(Self { child, log })
+    }
+
+    /// What it told so far.
+    fn events(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(&self.log)?;
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let events = whole.lines().map(serde_json::from_str);
+        Ok(events.collect::<Result<_, _>>()?)
+    }
+
+    fn told(&self, word: &str) -> Result<Vec<Value>> {
+        let mut events = self.events()?;
+        events.retain(|event| event["event"] == word);
+        Ok(events)
+    }
+
+    /// Waits until it tells of something.
+    fn wait_for(&mut self, word: &str, seconds: u64) -> Result<Value> {
+        let started = Instant::now();
+        loop {
+            if let Some(event) = self.told(word)?.pop() {
+                return Ok(event);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the monitor ended: {status}");
+            }
+            ensure!(
+                started.elapsed().as_secs() < seconds,
+                "no {word} in {:?}",
+                self.events()?
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn suspended(device: &str) -> Result<bool> {
+    Ok(witness("dmsetup", &["info", device])?.contains("SUSPENDED"))
+}
+
+/// A writer that needs three times what the pool has is never stopped; nothing but the kernel's
+/// events wakes the monitor, whose net is wide.
+fn data_grows(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "128M"])?;
+    let web = mounted(ctx, "web", "2G")?;
+    let mut monitor = Monitor::start(ctx, &["tank", "--interval", "600", "--max-size", "512M"])?;
+    let copy = ctx.dir.join("copy");
+    let mut dd = writer(&web.join("lines"), &copy, 300)?;
+    ensure!(dd.wait()?.success(), "the writer failed");
+    witness("cmp", &[text(&copy), text(&web.join("lines"))])?;
+    let pool = status(ctx)?;
+    ensure!(pool["live"]["mode"] == "rw", "{pool}");
+    let total = number(&pool["live"]["data"]["total"])?;
+    ensure!((360 << 20..=512 << 20).contains(&total), "{total}");
+    let grown = monitor.told("grew")?;
+    ensure!(grown.len() >= 3 && grown[0]["space"] == "data", "{grown:?}");
+    let mut to = 128_u64 << 20;
+    for event in &grown {
+        ensure!(event["from"] == to && event["warning"] == false, "{event}");
+        to = number(&event["to"])?;
+    }
+    ensure!(to == total, "{to} told, {total} there");
+    // No further than it may.
+    let mut dd = writer(&web.join("more"), &copy, 130)?;
+    let why = monitor.wait_for("not_grown", 120)?;
+    ensure!(why["why"] == "it may not be larger than 512 MiB", "{why}");
+    ensure!(dd.wait()?.success(), "the second writer failed");
+    ctx.ok(&["container", "umount", "web"])?;
+    witness("e2fsck", &["-fn", "/dev/mapper/dmthin-tank-ctr-web"]).map(drop)
+}
+
+/// Snapshots that are written here and there use up metadata; each new one is let in, as the metadata
+/// grow before the guard would refuse it.
+fn metadata_grows(ctx: &Ctx) -> Result<()> {
+    let sizes = [
+        "--size",
+        "4G",
+        "--metadata-size",
+        "2M",
+        "--min-free-metadata",
+        "25",
+    ];
+    make(ctx, &sizes)?;
+    let mut monitor = Monitor::start(ctx, &["--interval", "2"])?;
+    for n in 0..60_u64 {
+        let name = format!("c{n}");
+        ctx.ok(&["container", "create", "demo:1", "--name", &name])?;
+        let node = File::options()
+            .write(true)
+            .open(format!("/dev/mapper/dmthin-tank-ctr-{name}"))?;
+        for block in 0..24_u64 {
+            // Spread over the device, where no file system has anything.
+            let at = (300 + block * 8 + n % 8) << 20;
+            node.write_at(&[1; 4096], at)?;
+        }
+        node.sync_all()?;
+    }
+    let grown = monitor.wait_for("grew", 30)?;
+    ensure!(grown["space"] == "metadata", "{grown}");
+    let pool = status(ctx)?;
+    let (used, total) = (
+        &pool["live"]["metadata"]["used"],
+        &pool["live"]["metadata"]["total"],
+    );
+    ensure!(
+        number(used)? > 1600 << 10,
+        "{used} of {total}: too little to prove anything"
+    );
+    ensure!(number(total)? > 2 << 20, "{used} of {total}");
+    Ok(())
+}
+
+/// Killed while it grows a pool under a writer, again and again: the pool works, each new monitor goes
+/// on, and in the end all is there.
+fn killed(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "128M"])?;
+    let web = mounted(ctx, "web", "3G")?;
+    let copy = ctx.dir.join("copy");
+    let mut dd = writer(&web.join("lines"), &copy, 200)?;
+    let mut killed = 0_u32;
+    while dd.try_wait()?.is_none() {
+        let monitor = Monitor::start(ctx, &["--grow-by", "4%"])?;
+        thread::sleep(Duration::from_millis(u64::from(50 + killed * 37 % 400)));
+        drop(monitor);
+        killed += 1;
+        ensure!(
+            !suspended("dmthin-tank-pool")?,
+            "left suspended by kill {killed}"
+        );
+    }
+    ensure!(dd.wait()?.success() && killed > 5, "killed {killed} times");
+    witness("cmp", &[text(&copy), text(&web.join("lines"))])?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    let pool = status(ctx)?;
+    ensure!(
+        pool["live"]["data"]["total"] == pool["data"]["size"],
+        "{pool}"
+    );
+    ctx.ok(&["container", "umount", "web"])?;
+    witness("e2fsck", &["-fn", "/dev/mapper/dmthin-tank-ctr-web"]).map(drop)
+}
+
+/// How often a process gave the processor up of its own accord: it woke up so often.
+fn wake_ups(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+    Ok(line.context("no such line")?.trim().parse()?)
+}
+
+fn queue(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "1G"])?;
+    ctx.ok(&["container", "create", "demo:1", "--name", "web"])?;
+    let mut monitor = Monitor::start(ctx, &["--interval", "3600"])?;
+    let node = File::open("/dev/mapper/dmthin-tank-ctr-web")?;
+    ctx.ok(&["container", "rm", "web"])?;
+    thread::sleep(Duration::from_secs(3));
+    ensure!(number(&status(ctx)?["removals"])? == 1, "it is held");
+    drop(node);
+    monitor.wait_for("removed", 60)?;
+    ensure!(number(&status(ctx)?["removals"])? == 0);
+    ensure!(ctx.ok(&["device", "list", "-q"])? == "dmthin-tank-pool\n");
+    // With nothing to do it sleeps.
+    thread::sleep(Duration::from_secs(2));
+    let before = wake_ups(monitor.child.id())?;
+    thread::sleep(Duration::from_secs(10));
+    let after = wake_ups(monitor.child.id())?;
+    ensure!(after == before, "it woke up {} times", after - before);
+    Ok(())
+}
+
+fn tells(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "128M"])?;
+    let web = mounted(ctx, "web", "1G")?;
+    let (socket, prom) = (ctx.dir.join("notify"), ctx.dir.join("dmthin.prom"));
+    let (hook, told) = (ctx.dir.join("hook"), ctx.dir.join("told"));
+    fs::write(
+        &hook,
+        format!(
+            "#!/bin/sh\necho \"$DMTHIN_POOL $DMTHIN_EVENT $DMTHIN_JSON\" >>{}\n",
+            text(&told)
+        ),
+    )?;
+    witness("chmod", &["+x", text(&hook)])?;
+    let listener = UnixDatagram::bind(&socket)?;
+    listener.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let args = [
+        "--metrics",
+        text(&prom),
+        "--hook",
+        text(&hook),
+        "--threshold",
+        "50",
+    ];
+    let mut monitor = Monitor::start_with(ctx, &args, |command| {
+        command
+            .env("NOTIFY_SOCKET", &socket)
+            .env("WATCHDOG_USEC", "4000000");
+    })?;
+    let next = || -> Result<String> {
+        let mut buffer = [0; 64];
+        let len = listener.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..len]).into_owned())
+    };
+    ensure!(next()? == "READY=1");
+    // A sign of life within half of the four seconds, whatever the interval.
+    for _ in 0..3 {
+        let started = Instant::now();
+        ensure!(next()? == "WATCHDOG=1");
+        ensure!(
+            started.elapsed() < Duration::from_millis(3500),
+            "{:?}",
+            started.elapsed()
+        );
+    }
+    let copy = ctx.dir.join("copy");
+    ensure!(writer(&web.join("lines"), &copy, 80)?.wait()?.success());
+    let grown = monitor.wait_for("grew", 30)?;
+    let size = number(&grown["to"])?;
+    ensure!(eventually(|| {
+        let metrics = fs::read_to_string(&prom)?;
+        let total = number(&status(ctx)?["live"]["data"]["total"])?;
+        Ok(total >= size
+            && metrics.contains(&format!(
+                "dmthin_pool_data_bytes{{pool=\"tank\"}} {total}\n"
+            ))
+            && metrics.contains("result=\"grown\"}")
+            && metrics.contains("dmthin_pool_mode{pool=\"tank\",mode=\"rw\"} 1"))
+    })?);
+    ensure!(eventually(|| {
+        let told = fs::read_to_string(&told).unwrap_or_default();
+        Ok(told.contains("tank grew {"))
+    })?);
+    ctx.ok(&["container", "umount", "web"]).map(drop)
+}
+
+/// Appends numbered records, each flushed, until it is refused; gives how many are safe, and why it ended.
+fn append_flushed(path: &std::path::Path, most: u64) -> Result<(u64, ErrorKind)> {
+    let mut file = File::create(path)?;
+    for n in 0..most {
+        let mut record = vec![0; 1 << 20];
+        record[..8].copy_from_slice(&n.to_le_bytes());
+        if let Err(error) = file.write_all(&record).and_then(|()| file.sync_all()) {
+            return Ok((n, error.kind()));
+        }
+    }
+    bail!("{most} MiB were written")
+}
+
+/// Without anybody to grow it: the writer is told at once, and what it was told is safe is there.
+fn errors(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "128M", "--on-full", "error"])?;
+    let web = mounted(ctx, "web", "2G")?;
+    let started = Instant::now();
+    let (safe, why) = append_flushed(&web.join("records"), 200)?;
+    ensure!(safe > 50, "refused after {safe} MiB");
+    ensure!(
+        matches!(why, ErrorKind::StorageFull) || started.elapsed().as_secs() < 50,
+        "{why} after {:?}",
+        started.elapsed()
+    );
+    ensure!(status(ctx)?["live"]["on_full"] == "error_if_no_space");
+    ctx.ok(&["pool", "grow", "--data", "1G"])?;
+    run("umount", &[text(&web)])?;
+    ctx.cli(&["container", "umount", "web"])?;
+    let node = "/dev/mapper/dmthin-tank-ctr-web";
+    // The journal is replayed by a mount; after that there is nothing to mend.
+    ctx.ok(&["container", "mount", "web", text(&web)])?;
+    let mut file = File::open(web.join("records"))?;
+    for n in 0..safe {
+        let mut record = vec![0; 1 << 20];
+        file.read_exact(&mut record)
+            .with_context(|| format!("record {n} of {safe}"))?;
+        ensure!(
+            record[..8] == n.to_le_bytes() && record[8..].iter().all(|b| *b == 0),
+            "record {n}"
+        );
+    }
+    drop(file);
+    fs::write(web.join("after"), "it works")?;
+    ctx.ok(&["container", "umount", "web"])?;
+    let check = run("e2fsck", &["-fp", node])?;
+    ensure!(check.code <= 1, "{}{}", check.stdout, check.stderr);
+    witness("e2fsck", &["-fn", node])?;
+    // As it is set, so it is; and for the next opening too.
+    ctx.ok(&["pool", "set", "--on-full", "queue"])?;
+    ensure!(status(ctx)?["live"]["on_full"] == "queue_if_no_space");
+    ctx.ok(&["pool", "set", "--on-full", "error"])?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    ensure!(status(ctx)?["live"]["on_full"] == "error_if_no_space");
+    Ok(())
+}
+
+/// A pool that may not grow: first the ballast goes, then the containers wait, for longer than the
+/// kernel would queue, and nobody sees an error. Not even a killed monitor changes that.
+fn freezes(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "128M", "--min-free-data", "0"])?;
+    let web = mounted(ctx, "web", "2G")?;
+    ctx.ok(&["pool", "ballast", "make", "tank", "--size", "16M"])?;
+    let args = [
+        "--threshold",
+        "off",
+        "--on-full",
+        "freeze",
+        "--red-line",
+        "10",
+    ];
+    let mut monitor = Monitor::start(ctx, &args)?;
+    fs::write("/sys/module/dm_thin_pool/parameters/no_space_timeout", "5")?;
+    let copy = ctx.dir.join("copy");
+    let mut dd = writer(&web.join("lines"), &copy, 200)?;
+    ensure!(monitor.wait_for("ballast_released", 120)?["size"] == 16 << 20);
+    monitor.wait_for("held", 120)?;
+    ensure!(suspended("dmthin-tank-ctr-web")? && !suspended("dmthin-tank-pool")?);
+    drop(monitor);
+    thread::sleep(Duration::from_secs(8));
+    ensure!(dd.try_wait()?.is_none(), "the writer did not wait");
+    let mut monitor = Monitor::start(ctx, &args)?;
+    thread::sleep(Duration::from_secs(2));
+    ensure!(suspended("dmthin-tank-ctr-web")?, "let go into a full pool");
+    ctx.ok(&["pool", "grow", "--data", "1G"])?;
+    ensure!(monitor.wait_for("let_go", 30)?["containers"] == 1);
+    ensure!(dd.wait()?.success(), "the writer failed");
+    fs::write("/sys/module/dm_thin_pool/parameters/no_space_timeout", "60")?;
+    witness("cmp", &[text(&copy), text(&web.join("lines"))])?;
+    drop(monitor);
+    // Without a monitor `pool open` lets go what is suspended.
+    witness(
+        "dmsetup",
+        &["suspend", "--noflush", "--nolockfs", "dmthin-tank-ctr-web"],
+    )?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    ensure!(!suspended("dmthin-tank-ctr-web")?);
+    ctx.ok(&["container", "umount", "web"])?;
+    witness("e2fsck", &["-fn", "/dev/mapper/dmthin-tank-ctr-web"]).map(drop)
+}
+
+/// At the last block: the guard refuses, what gives room back does not.
+fn full(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "128M", "--on-full", "error"])?;
+    let web = mounted(ctx, "web", "2G")?;
+    let old = mounted(ctx, "old", "1G")?;
+    fs::write(old.join("file"), vec![7; 10 << 20])?;
+    ctx.ok(&["container", "umount", "old"])?;
+    append_flushed(&web.join("records"), 200)?;
+    let full = status(ctx)?["live"].clone();
+    ensure!(full["mode"] == "out_of_data_space", "{full}");
+    ctx.fails(&["container", "create", "demo:1"], 6, "keeps 10% free")?;
+    fs::remove_file(web.join("records"))?;
+    ctx.ok(&["container", "trim", "web"])?;
+    let trimmed = status(ctx)?["live"].clone();
+    ensure!(trimmed["mode"] == "rw", "{trimmed}");
+    append_flushed(&web.join("records"), 200)?;
+    ensure!(status(ctx)?["live"]["mode"] == "out_of_data_space");
+    ctx.ok(&["container", "rm", "old"])?;
+    let removed = status(ctx)?["live"].clone();
+    ensure!(removed["mode"] == "rw", "{removed}");
+    run("umount", &[text(&web)])?;
+    Ok(())
+}
+
+fn ballast(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "512M"])?;
+    let used = || -> Result<u64> { number(&status(ctx)?["live"]["data"]["used"]) };
+    let before = used()?;
+    let make = ["pool", "ballast", "make", "tank", "--size"];
+    ctx.fails(&[&make[..], &["600M"]].concat(), 6, "keeps 10% free")?;
+    ensure!(used()? == before && status(ctx)?["ballast"].is_null());
+    let told = ctx.ok(&[&make[..], &["100M"]].concat())?;
+    ensure!(told == "tank\t100 MiB\n", "{told}");
+    ensure!(
+        used()? == before + (100 << 20),
+        "{} after {before}",
+        used()?
+    );
+    ensure!(status(ctx)?["ballast"] == 100 << 20);
+    ctx.fails(&[&make[..], &["1M"]].concat(), 4, "already")?;
+    // It is nobody's device, and stays over a closing of the pool.
+    ctx.ok(&["pool", "close", "tank"])?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    ensure!(used()? == before + (100 << 20));
+    ctx.ok(&["pool", "ballast", "release"])?;
+    ensure!(used()? == before);
+    ctx.fails(&["pool", "ballast", "release"], 3, "no ballast")?;
+    // Cut while it is filled, or let go: there is none after the next opening.
+    for pause in [0, 5, 20, 60, 200] {
+        ctx.cut(
+            &[&make[..], &["200M"]].concat(),
+            "tank",
+            Duration::from_millis(pause),
+        )?;
+        ctx.ok(&["pool", "open", "tank"])?;
+        if !status(ctx)?["ballast"].is_null() {
+            let release = ["pool", "ballast", "release", "tank"];
+            ctx.cut(&release, "tank", Duration::from_millis(pause / 10))?;
+            ctx.ok(&["pool", "open", "tank"])?;
+        }
+        ensure!(
+            status(ctx)?["ballast"].is_null() && used()? == before,
+            "cut after {pause} ms"
+        );
+    }
+    Ok(())
+}
