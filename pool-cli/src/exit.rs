@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use dmthin::graph::{ErrorCode, PoolError};
 use serde::Serialize;
 
+use crate::config::ConfigError;
 use crate::output::{SCHEMA, WriteError};
 
 /// What the library says, the word for it in JSON, and the exit code.
@@ -59,7 +60,13 @@ impl Told {
         let known = error
             .chain()
             .find_map(|cause| cause.downcast_ref::<PoolError>());
-        let (code, exit) = row(known.map_or(ErrorCode::Failure, PoolError::code));
+        let config = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<ConfigError>());
+        let code = known
+            .map(PoolError::code)
+            .or_else(|| config.map(ConfigError::code));
+        let (code, exit) = row(code.unwrap_or(ErrorCode::Failure));
         Self {
             code,
             message: message(error),

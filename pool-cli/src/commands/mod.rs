@@ -3,6 +3,7 @@
 
 pub(crate) mod base;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod device;
 pub(crate) mod doctor;

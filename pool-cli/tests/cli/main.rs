@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test helper")]
 
+mod config;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -15,6 +17,8 @@ fn command(root: &Path, words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pool-cli"));
     command
         .env_clear()
+        // Not the settings of the machine that the tests run on.
+        .env("DMTHIN_CONFIG", "/dev/null")
         .arg("--root")
         .arg(root)
         .args(words.split_whitespace())
@@ -238,6 +242,9 @@ conformance! {
     queue_list: "queue list", "", InPool;
     queue_run: "queue run", "", InPool;
     who: "who", "web", InPool;
+    config_noun: "config", "", Noun;
+    config_show: "config show", "", Free;
+    config_check: "config check", "", Free;
     doctor: "doctor", "", Free;
     completions: "completions", "bash", Free;
     man: "man", "/nonexistent", Free;
@@ -439,6 +446,7 @@ fn the_root_is_taken_from_the_line_before_the_environment() {
         let output = command
             .env_clear()
             .env("DMTHIN_ROOT", other.path())
+            .env("DMTHIN_CONFIG", "/dev/null")
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(3), "{output:?}");
