@@ -16,6 +16,7 @@ use crate::commands::completions::CompletionsArgs;
 use crate::commands::config::ConfigCommand;
 use crate::commands::container::{ContainerArgs, ContainerCommand};
 use crate::commands::device::DeviceCommand;
+use crate::commands::explain::ExplainArgs;
 use crate::commands::image::ImageCommand;
 use crate::commands::man::ManArgs;
 use crate::commands::pool::PoolCommand;
@@ -50,7 +51,8 @@ Results go to stdout; progress, logs and errors go to stderr, an error last.
 DMTHIN_ROOT, DMTHIN_POOL and DMTHIN_CONFIG stand in for --root, --pool and --config; NO_COLOR turns
 colours off. What neither says, /etc/dmthin/config.toml can: see `pool-cli config show --origin`.
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 exists, 5 busy, 6 no data space,
-7 no metadata space, 8 needs check, 9 permission, 10 unsupported, 11 bad image, 75 retry later."
+7 no metadata space, 8 needs check, 9 permission, 10 unsupported, 11 bad image, 75 retry later.
+`pool-cli explain CODE` says what to do about one."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -218,6 +220,8 @@ pub(crate) enum Command {
     /// Check whether this machine can do the work
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
+    /// Tell what an exit code means and what to do
+    Explain(ExplainArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages of all commands
@@ -229,7 +233,10 @@ impl Command {
     pub(crate) const fn reads_settings(&self) -> bool {
         !matches!(
             self,
-            Self::Completions(_) | Self::Man(_) | Self::Config(ConfigCommand::Check(_))
+            Self::Completions(_)
+                | Self::Man(_)
+                | Self::Explain(_)
+                | Self::Config(ConfigCommand::Check(_))
         )
     }
 }

@@ -3,6 +3,8 @@
 //! The table is part of the interface: codes are added, never changed (docs/exit-codes.md, which a
 //! test keeps equal to it).
 
+pub(crate) mod explain;
+
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 

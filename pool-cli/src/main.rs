@@ -15,7 +15,8 @@ use std::process::ExitCode;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    base, completions, config as settings, container, device, doctor, image, man, pool, queue, who,
+    base, completions, config as settings, container, device, doctor, explain, image, man, pool,
+    queue, who,
 };
 use crate::config::Settings;
 
@@ -47,6 +48,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Who(args) => who::run(&context, &args.name),
         Command::Config(command) => settings::run(&context, command),
         Command::Doctor => doctor::run(&context),
+        Command::Explain(args) => explain::run(&context, args),
         Command::Completions(args) => completions::run(&context, &args),
         Command::Man(args) => man::run(&context, &args),
     }

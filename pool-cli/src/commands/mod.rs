@@ -7,6 +7,7 @@ pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod device;
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod pool;

@@ -246,6 +246,7 @@ conformance! {
     config_show: "config show", "", Free;
     config_check: "config check", "", Free;
     doctor: "doctor", "", Free;
+    explain: "explain", "", Free;
     completions: "completions", "bash", Free;
     man: "man", "/nonexistent", Free;
 }
@@ -328,6 +329,32 @@ fn completions_know_every_verb() {
     }
     let output = run(root.path(), "completions tcsh");
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_code_is_explained_by_number_and_by_word() {
+    let root = tempfile::tempdir().unwrap();
+    let page = run(root.path(), "explain 6");
+    assert_eq!(page.status.code(), Some(0), "{page:?}");
+    assert!(text(&page.stdout).starts_with("6 no_data_space: there is no room for data\n"));
+    assert_eq!(
+        run(root.path(), "explain no_data_space").stdout,
+        page.stdout
+    );
+    let all = run(root.path(), "explain");
+    assert_eq!(text(&all.stdout).lines().count(), 14);
+    let one = run(root.path(), "explain retry --json");
+    let reply: Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(reply["schema"], "dmthin/v1");
+    assert_eq!(reply["codes"][0]["exit"], 75);
+    assert_eq!(reply["codes"][0]["code"], "retry");
+    assert!(reply["codes"][0]["remedies"][0].is_string(), "{reply}");
+    let unknown = run(root.path(), "explain 12");
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+    assert!(
+        text(&unknown.stderr).contains("no exit code"),
+        "{unknown:?}"
+    );
 }
 
 #[test]
