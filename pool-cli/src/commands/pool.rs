@@ -1,6 +1,7 @@
 //! `pool-cli pool`: make, open, close and look at pools.
 
 mod create;
+mod storage_opt;
 
 use clap::{Args, Subcommand};
 use dmthin::graph::{
@@ -26,6 +27,10 @@ files that are there already are never truncated or formatted. They take room on
 the pool is written. The defaults above are those that are built in; [create] in the settings
 replaces them: see `pool-cli config show`.
 
+--storage-opt takes what Docker's devicemapper driver was started with: dm.basesize, dm.loopdatasize,
+dm.loopmetadatasize, dm.datadev, dm.metadatadev, dm.blocksize, dm.fs, dm.mkfsarg, dm.min_free_space;
+of its other options it says why they are refused and what to do instead (docs/storage-opt.md).
+
 Prints: NAME, its state, and the number of its device (major:minor), with tabs between them.
 
 Examples:
@@ -33,6 +38,7 @@ Examples:
   pool-cli pool create tank --size 1T --dry-run
   pool-cli pool create ci --size 500G --block-size 128K --base-size 20G --fs xfs
   pool-cli pool create ci --mkfs-arg -O --mkfs-arg ^metadata_csum
+  pool-cli pool create old --storage-opt dm.basesize=20G --storage-opt dm.fs=xfs
   pool-cli pool create fast --data /dev/vg/data --metadata /dev/vg/meta")]
     Create(CreateArgs),
     /// List the pools
@@ -196,7 +202,7 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
     match command {
         PoolCommand::Create(args) => {
             let dry_run = args.dry_run;
-            let new = args.options(context.settings.create());
+            let new = args.options(context.settings.create())?;
             if dry_run {
                 let plan = context.host.plan_pool(&new)?;
                 return out.show(&Planned { plan: &plan }, || plan_fields(&plan));

@@ -14,12 +14,11 @@ use crate::config::keys::{
     TopTable,
 };
 use crate::config::value::{Origin, Row};
+use crate::nearest::nearest;
 
 const CREATE: &str = "create";
 const MONITOR: &str = "monitor";
 const POOLS: &str = "pools";
-/// A name that is further from what was written was not meant.
-const FAR: usize = 4;
 
 /// All settings.
 #[derive(Debug, Default)]
@@ -207,12 +206,7 @@ impl Source<'_> {
         known: Vec<&'static str>,
     ) -> ConfigError {
         let word = key.get_ref();
-        let nearest = known
-            .iter()
-            .map(|name| (strsim::osa_distance(name, word), name))
-            .min()
-            .filter(|(distance, name)| *distance < FAR.min(name.len()))
-            .map(|(_, name)| format!("{prefix}{name}"));
+        let nearest = nearest(word, &known).map(|name| format!("{prefix}{name}"));
         ConfigError::UnknownKey {
             place: self.place(key.span()),
             key: format!("{prefix}{word}"),

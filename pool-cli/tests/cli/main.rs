@@ -424,6 +424,14 @@ fn bad_values_are_usage_errors_that_say_why() {
             "\"btrfs\" is not a file system we make",
         ),
         (
+            "pool create tank --storage-opt dm.thinpooldev=x",
+            "dm.thinpooldev is refused",
+        ),
+        (
+            "pool create tank --fs xfs --storage-opt dm.fs=xfs",
+            "dm.fs cannot be used twice or together with --fs",
+        ),
+        (
             "container create debian --name ..",
             "\"..\" is not a container name",
         ),

@@ -16,7 +16,7 @@ fn create(line: &str) -> Result<CreatePool, clap::Error> {
 fn create_with(line: &str, settings: CreateSettings) -> Result<CreatePool, clap::Error> {
     let cli = Cli::try_parse_from(line.split(' '))?;
     match cli.command {
-        Command::Pool(PoolCommand::Create(args)) => Ok(args.options(settings)),
+        Command::Pool(PoolCommand::Create(args)) => args.options(settings),
         other => panic!("{other:?}"),
     }
 }
