@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "test helper")]
 
 mod config;
+mod install;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
