@@ -295,11 +295,14 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
+/// The longest time that can be set: a day.
+const LONGEST: u64 = 86_400;
+
 impl Setting for Duration {
-    const EXPECTED: &'static str = "a number of seconds, at least 1";
+    const EXPECTED: &'static str = "a number of seconds, from 1 to 86400";
 
     fn read(value: &DeValue<'_>) -> Option<Self> {
-        let seconds = number(value).filter(|seconds| *seconds > 0)?;
+        let seconds = number(value).filter(|seconds| (1..=LONGEST).contains(seconds))?;
         Some(Self::from_secs(seconds))
     }
 

@@ -260,6 +260,8 @@ fn values_have_bounds() {
         ("autoextend_percent = 4294967296", false),
         ("net_interval = 0", false),
         ("net_interval = 1", true),
+        ("net_interval = 86400", true),
+        ("net_interval = 86401", false),
         ("net_interval = \"30\"", false),
         ("on_full = \"Queue\"", false),
         ("max_size = \"\"", true),
@@ -330,7 +332,7 @@ proptest! {
     /// What is shown can be written into a file, and reads the same.
     #[test]
     fn what_is_shown_reads_the_same(
-        size in 1_u64.., seconds in 1_u64..=1 << 40, percent in 1_u32.., words in prop::collection::vec("\\PC*", 0..3)
+        size in 1_u64.., seconds in 1_u64..=86_400, percent in 1_u32.., words in prop::collection::vec("\\PC*", 0..3)
     ) {
         let given = MonitorTable {
             max_size: Some(Given { value: Some(dmthin::units::Bytes::new(size)), origin: Origin::Default }),
