@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dmthin::graph::{Host, Pool};
 use dmthin::ids::PoolName;
 use dmthin::units::{BlockSize, Bytes, NewSize};
@@ -12,15 +13,21 @@ use tracing::level_filters::LevelFilter;
 
 use crate::commands::base::BaseCommand;
 use crate::commands::completions::CompletionsArgs;
+use crate::commands::config::ConfigCommand;
 use crate::commands::container::{ContainerArgs, ContainerCommand};
 use crate::commands::device::DeviceCommand;
+use crate::commands::explain::ExplainArgs;
 use crate::commands::image::ImageCommand;
 use crate::commands::man::ManArgs;
 use crate::commands::monitor::{MONITOR_HELP, MonitorArgs};
 use crate::commands::pool::PoolCommand;
 use crate::commands::queue::QueueCommand;
 use crate::commands::who::WHO_HELP;
+use crate::config::{self, ConfigError, Given, Origin, Settings};
 use crate::output::Output;
+
+const ROOT_VARIABLE: &str = "DMTHIN_ROOT";
+const POOL_VARIABLE: &str = "DMTHIN_POOL";
 
 /// Thin-provisioned block storage for containers and microVMs
 #[derive(Debug, Parser)]
@@ -42,9 +49,11 @@ Examples:
 
 Sizes are bytes, or a number with K, M, G or T (powers of 1024): 65536, 64K, 1.5G.
 Results go to stdout; progress, logs and errors go to stderr, an error last.
-DMTHIN_ROOT and DMTHIN_POOL stand in for --root and --pool; NO_COLOR turns colours off.
+DMTHIN_ROOT, DMTHIN_POOL and DMTHIN_CONFIG stand in for --root, --pool and --config; NO_COLOR turns
+colours off. What neither says, /etc/dmthin/config.toml can: see `pool-cli config show --origin`.
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 exists, 5 busy, 6 no data space,
-7 no metadata space, 8 needs check, 9 permission, 10 unsupported, 11 bad image, 75 retry later."
+7 no metadata space, 8 needs check, 9 permission, 10 unsupported, 11 bad image, 75 retry later.
+`pool-cli explain CODE` says what to do about one."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -57,25 +66,33 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Globals {
-    /// Directory that holds the state of all pools
+    /// Directory that holds the state of all pools [default: /var/lib/dmthin]
     #[arg(
         long,
         global = true,
         value_name = "DIR",
-        env = "DMTHIN_ROOT",
-        hide_env_values = true,
-        default_value = "/var/lib/dmthin"
+        env = ROOT_VARIABLE,
+        hide_env_values = true
     )]
-    root: PathBuf,
+    root: Option<PathBuf>,
     /// Pool to work on [default: the only one there is]
     #[arg(
         long,
         global = true,
         value_name = "NAME",
-        env = "DMTHIN_POOL",
+        env = POOL_VARIABLE,
         hide_env_values = true
     )]
     pool: Option<PoolName>,
+    /// Settings, and conf.d/*.toml beside them [default: /etc/dmthin/config.toml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "DMTHIN_CONFIG",
+        hide_env_values = true
+    )]
+    config: Option<PathBuf>,
     /// Print results as JSON on stdout, errors as JSON on stderr
     #[arg(long, global = true)]
     json: bool,
@@ -85,15 +102,62 @@ pub(crate) struct Globals {
     /// Log to stderr: -v what is done, -vv in detail, -vvv everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+    #[arg(skip)]
+    from_environment: FromEnvironment,
+}
+
+/// Which of the options a variable gave.
+#[derive(Debug, Clone, Copy, Default)]
+struct FromEnvironment {
+    root: bool,
+    pool: bool,
+}
+
+/// Reads the command line.
+pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(words)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    let by_variable =
+        |matches: &ArgMatches, id| matches.value_source(id) == Some(ValueSource::EnvVariable);
+    cli.globals.from_environment = FromEnvironment {
+        root: by_variable(&matches, "root"),
+        pool: by_variable(&matches, "pool"),
+    };
+    Ok(cli)
 }
 
 impl Globals {
+    /// The settings of the files, and over them the options.
+    pub(crate) fn settings(&self) -> Result<Settings, ConfigError> {
+        let mut settings = config::load(self.config.as_deref())?;
+        let origin = |environment, variable, flag| match environment {
+            true => Origin::Environment(variable),
+            false => Origin::Flag(flag),
+        };
+        if let Some(root) = &self.root {
+            settings.top.root = Some(Given {
+                value: root.clone(),
+                origin: origin(self.from_environment.root, ROOT_VARIABLE, "--root"),
+            });
+        }
+        if let Some(pool) = &self.pool {
+            settings.top.pool = Some(Given {
+                value: Some(pool.clone()),
+                origin: origin(self.from_environment.pool, POOL_VARIABLE, "--pool"),
+            });
+        }
+        Ok(settings)
+    }
+
     /// What a command needs to run.
-    pub(crate) fn context(self) -> Context {
+    pub(crate) fn context(self, settings: Settings) -> Context {
         let colour = std::io::stdout().is_terminal() && colours(std::env::var_os("NO_COLOR"));
+        let top = settings.top();
         Context {
-            host: Host::new(self.root),
-            pool: self.pool,
+            host: Host::new(top.root),
+            pool: top.pool,
+            settings,
+            config: self.config,
             out: Output::new(self.json, self.quiet, colour),
         }
     }
@@ -111,6 +175,10 @@ pub(crate) struct Context {
     pub(crate) host: Host,
     /// The pool that was named for all commands.
     pub(crate) pool: Option<PoolName>,
+    /// What files, environment and options say.
+    pub(crate) settings: Settings,
+    /// The file that was named for the settings.
+    pub(crate) config: Option<PathBuf>,
     /// Where results go.
     pub(crate) out: Output,
 }
@@ -150,13 +218,31 @@ pub(crate) enum Command {
     /// Look after pools: grow them, run removals, act before they are full
     #[command(after_help = MONITOR_HELP)]
     Monitor(MonitorArgs),
+    /// Show and check the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Check whether this machine can do the work
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
+    /// Tell what an exit code means and what to do
+    Explain(ExplainArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages of all commands
     Man(ManArgs),
+}
+
+impl Command {
+    /// Whether it needs the settings; what does not, works with a broken file too.
+    pub(crate) const fn reads_settings(&self) -> bool {
+        !matches!(
+            self,
+            Self::Completions(_)
+                | Self::Man(_)
+                | Self::Explain(_)
+                | Self::Config(ConfigCommand::Check(_))
+        )
+    }
 }
 
 const DOCTOR_HELP: &str = "\
@@ -214,8 +300,6 @@ pub(crate) fn block_size(text: &str) -> Result<BlockSize, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -3,12 +3,15 @@
 //! The table is part of the interface: codes are added, never changed (docs/exit-codes.md, which a
 //! test keeps equal to it).
 
+pub(crate) mod explain;
+
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use dmthin::graph::{ErrorCode, PoolError};
 use serde::Serialize;
 
+use crate::config::ConfigError;
 use crate::output::{SCHEMA, WriteError};
 
 /// What the library says, the word for it in JSON, and the exit code.
@@ -59,7 +62,13 @@ impl Told {
         let known = error
             .chain()
             .find_map(|cause| cause.downcast_ref::<PoolError>());
-        let (code, exit) = row(known.map_or(ErrorCode::Failure, PoolError::code));
+        let config = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<ConfigError>());
+        let code = known
+            .map(PoolError::code)
+            .or_else(|| config.map(ConfigError::code));
+        let (code, exit) = row(code.unwrap_or(ErrorCode::Failure));
         Self {
             code,
             message: message(error),

@@ -5,8 +5,10 @@
 
 mod args;
 mod commands;
+mod config;
 mod exit;
 mod metrics;
+mod nearest;
 mod notify;
 mod output;
 mod progress;
@@ -14,17 +16,17 @@ mod time;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::args::{Cli, Command};
 use crate::commands::{
-    base, completions, container, device, doctor, image, man, monitor, pool, queue, who,
+    base, completions, config as settings, container, device, doctor, explain, image, man, monitor,
+    pool, queue, who,
 };
+use crate::config::Settings;
 
 fn main() -> ExitCode {
     // Asked before parsing: a usage error has to take the form that was asked for too.
     let json = args::asks_for_json(std::env::args_os());
-    match Cli::try_parse() {
+    match args::parse(std::env::args_os()) {
         Ok(cli) => {
             args::log_to_stderr(cli.globals.verbose, cli.globals.quiet);
             exit::finish(run(cli), json)
@@ -34,7 +36,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let context = cli.globals.context();
+    let settings = match cli.command.reads_settings() {
+        true => cli.globals.settings()?,
+        false => Settings::default(),
+    };
+    let context = cli.globals.context(settings);
     match cli.command {
         Command::Pool(command) => pool::run(&context, command),
         Command::Base(command) => base::run(&context, command),
@@ -44,7 +50,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Queue(command) => queue::run(&context, command),
         Command::Who(args) => who::run(&context, &args.name),
         Command::Monitor(args) => monitor::run(&context, &args),
+        Command::Config(command) => settings::run(&context, command),
         Command::Doctor => doctor::run(&context),
+        Command::Explain(args) => explain::run(&context, args),
         Command::Completions(args) => completions::run(&context, &args),
         Command::Man(args) => man::run(&context, &args),
     }

@@ -62,7 +62,7 @@ pub use guard::UntilGuard;
 pub use host::Host;
 pub use import::ImportSource;
 pub use monitor::{
-    Events, Look, MonitorEvent, MonitorPolicy, NoGrowth, OnFull, PoolMonitor, Space,
+    Events, Look, MonitorEvent, MonitorPolicy, NoGrowth, OnFull, OnFullError, PoolMonitor, Space,
 };
 pub use pool::Pool;
 pub use removal::{QueueRound, Removing};

@@ -4,9 +4,11 @@
 pub(crate) mod ballast;
 pub(crate) mod base;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod device;
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod monitor;

@@ -8,14 +8,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dmthin::graph::{
-    Host, Look, MonitorEvent, MonitorPolicy, OnFull, PoolError, PoolMonitor, QueueRound, QueueRun,
+    Look, MonitorEvent, MonitorPolicy, OnFull, PoolError, PoolMonitor, QueueRound, QueueRun,
 };
 use dmthin::ids::PoolName;
 use dmthin::units::{Bytes, GrowthPercent, Percent};
 use serde::Serialize;
 
 use crate::args::{Context, size};
+use crate::config::{MonitorSettings, Threshold};
 use crate::metrics::{self, Counters, Watched};
 use crate::notify::Notify;
 use crate::output::record;
@@ -41,36 +43,35 @@ Examples:
   pool-cli monitor tank --max-size 500G --on-full freeze
   pool-cli monitor --json --metrics /var/lib/node_exporter/dmthin.prom";
 
-/// Options of `monitor`.
+/// Options of `monitor`; what is not given is taken from the settings.
 #[derive(Debug, Args)]
 pub(crate) struct MonitorArgs {
     /// The pools [default: all there are, and those that come]
     names: Vec<PoolName>,
-    /// Share in use from which data and metadata are grown; off: never
-    #[arg(long, value_name = "PERCENT", default_value = "80%", value_parser = threshold)]
-    threshold: Threshold,
-    /// By how many percent they are grown
-    #[arg(long, value_name = "PERCENT", default_value = "20%", value_parser = growth)]
-    grow_by: GrowthPercent,
+    /// Share in use from which data and metadata are grown; off: never [default: 80%]
+    #[arg(long, value_name = "PERCENT", value_parser = threshold)]
+    threshold: Option<Threshold>,
+    /// By how many percent they are grown [default: 20%]
+    #[arg(long, value_name = "PERCENT", value_parser = growth)]
+    grow_by: Option<GrowthPercent>,
     /// Data are not grown beyond this
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<Bytes>,
     /// Metadata are not grown beyond this
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_metadata_size: Option<Bytes>,
-    /// Share left at which the ballast is let go and containers are held
-    #[arg(long, value_name = "PERCENT", default_value = "5%")]
-    red_line: Percent,
+    /// Share left at which the ballast is let go and containers are held [default: 5%]
+    #[arg(long, value_name = "PERCENT")]
+    red_line: Option<Percent>,
     /// What becomes of writers in a full pool [default: as `pool set --on-full` has it]
-    #[arg(long, value_name = "WHAT", value_parser = ["error", "queue", "freeze"])]
-    on_full: Option<String>,
+    #[arg(long, value_name = "WHAT", value_parser = on_full())]
+    on_full: Option<OnFull>,
     /// Extend LVM volumes below a pool by running lvextend
     #[arg(long)]
     lvextend: bool,
-    /// Longest time between two looks, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "30",
-        value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    interval: u64,
+    /// Longest time between two looks, in seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    interval: Option<u64>,
     /// Program to run for each event
     #[arg(long, value_name = "PROGRAM")]
     hook: Option<PathBuf>,
@@ -79,16 +80,12 @@ pub(crate) struct MonitorArgs {
     metrics: Option<PathBuf>,
 }
 
-/// A threshold, or none.
-#[derive(Debug, Clone, Copy)]
-struct Threshold(Option<Percent>);
-
 fn threshold(text: &str) -> Result<Threshold, String> {
     if text == "off" {
-        return Ok(Threshold(None));
+        return Ok(Threshold::new(None));
     }
     match text.parse::<Percent>() {
-        Ok(percent) if percent.get() >= 50 => Ok(Threshold(Some(percent))),
+        Ok(percent) if percent.get() >= 50 => Ok(Threshold::new(Some(percent))),
         _ => Err("a threshold is 50 to 99 percent, or off".to_owned()),
     }
 }
@@ -99,21 +96,27 @@ fn growth(text: &str) -> Result<GrowthPercent, String> {
     GrowthPercent::new(number).map_err(|error| error.to_string())
 }
 
+fn on_full() -> impl TypedValueParser<Value = OnFull> {
+    let words = [OnFull::Error, OnFull::Queue, OnFull::Freeze].map(OnFull::as_str);
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<OnFull>())
+}
+
 impl MonitorArgs {
-    fn policy(&self) -> MonitorPolicy {
+    fn policy(&self, settings: &MonitorSettings) -> MonitorPolicy {
         MonitorPolicy {
-            autoextend_threshold: self.threshold.0,
-            autoextend_percent: self.grow_by,
-            max_size: self.max_size,
-            max_metadata_size: self.max_metadata_size,
-            net: Duration::from_secs(self.interval),
-            on_full: self.on_full.as_deref().map(|word| match word {
-                "error" => OnFull::Error,
-                "queue" => OnFull::Queue,
-                _ => OnFull::Freeze,
-            }),
-            red_line: self.red_line,
-            lvextend: self.lvextend,
+            autoextend_threshold: self
+                .threshold
+                .unwrap_or(settings.autoextend_threshold)
+                .share(),
+            autoextend_percent: self.grow_by.unwrap_or(settings.autoextend_percent),
+            max_size: self.max_size.or(settings.max_size),
+            max_metadata_size: self.max_metadata_size.or(settings.max_metadata_size),
+            net: self
+                .interval
+                .map_or(settings.net_interval, Duration::from_secs),
+            on_full: self.on_full.or(settings.on_full),
+            red_line: self.red_line.unwrap_or(settings.red_line),
+            lvextend: self.lvextend || settings.lvextend,
         }
     }
 }
@@ -190,9 +193,8 @@ impl Charge {
 
 /// The pools that are looked after.
 struct Charges<'a> {
-    host: &'a Host,
-    names: &'a [PoolName],
-    policy: MonitorPolicy,
+    context: &'a Context,
+    args: &'a MonitorArgs,
     charges: BTreeMap<PoolName, Charge>,
     /// The last trouble with each, so that it is told once.
     troubles: BTreeMap<PoolName, String>,
@@ -200,18 +202,19 @@ struct Charges<'a> {
 
 impl Charges<'_> {
     fn names(&self) -> Result<Vec<PoolName>, PoolError> {
-        if !self.names.is_empty() {
-            return Ok(self.names.to_vec());
+        if !self.args.names.is_empty() {
+            return Ok(self.args.names.clone());
         }
-        let pools = self.host.pools()?;
+        let pools = self.context.host.pools()?;
         Ok(pools.into_iter().map(|pool| pool.name).collect())
     }
 
     fn look_at(&mut self, name: &PoolName) -> Result<(Look, Vec<Event>), PoolError> {
         if !self.charges.contains_key(name) {
-            let pool = Arc::new(self.host.pool(name)?);
+            let pool = Arc::new(self.context.host.pool(name)?);
+            let policy = self.args.policy(&self.context.settings.monitor(name));
             let charge = Charge {
-                monitor: PoolMonitor::new(pool, self.policy.clone()),
+                monitor: PoolMonitor::new(pool, policy),
                 queue: None,
             };
             self.charges.insert(name.clone(), charge);
@@ -225,7 +228,11 @@ impl Charges<'_> {
     /// Looks at each pool; gives what happened, and when to look again.
     fn look(&mut self) -> Result<(Vec<(PoolName, Event)>, Duration), PoolError> {
         let mut all = Vec::new();
-        let mut next = self.policy.net;
+        // For who waits for pools to come.
+        let mut next = self
+            .args
+            .policy(&self.context.settings.monitor_of_all())
+            .net;
         let names = self.names()?;
         self.charges.retain(|name, _| names.contains(name));
         for name in names {
@@ -284,12 +291,18 @@ pub(crate) fn run(context: &Context, args: &MonitorArgs) -> anyhow::Result<()> {
         tracing::debug!(%error, "memory cannot be locked");
     }
     let mut charges = Charges {
-        host: &context.host,
-        names: &args.names,
-        policy: args.policy(),
+        context,
+        args,
         charges: BTreeMap::new(),
         troubles: BTreeMap::new(),
     };
+    let metrics_file = args.metrics.clone().or_else(|| {
+        let settings = match args.names.as_slice() {
+            [name] => context.settings.monitor(name),
+            _ => context.settings.monitor_of_all(),
+        };
+        settings.metrics_file
+    });
     let mut counters = Counters::default();
     let mut hooks: Vec<Child> = Vec::new();
     notify.tell("READY=1");
@@ -305,7 +318,7 @@ pub(crate) fn run(context: &Context, args: &MonitorArgs) -> anyhow::Result<()> {
         }
         // A child that has ended is no zombie any more.
         hooks.retain_mut(|hook| !matches!(hook.try_wait(), Ok(Some(_))));
-        if let Some(path) = &args.metrics {
+        if let Some(path) = &metrics_file {
             let text = metrics::render(&charges.watched(), &counters);
             if let Err(error) = metrics::write(path, &text) {
                 tracing::warn!(%error, path = %path.display(), "the metrics cannot be written");
@@ -339,7 +352,8 @@ fn tell(
             told.message.clone(),
         ])
     })?;
-    let Some(hook) = &args.hook else {
+    let settings = context.settings.monitor(pool);
+    let Some(hook) = args.hook.as_ref().or(settings.hook.as_ref()) else {
         return Ok(());
     };
     let started = Command::new(hook)
@@ -371,13 +385,13 @@ mod tests {
             .into_iter()
             .chain(line.split_whitespace());
         match Cli::try_parse_from(words)?.command {
-            Words::Monitor(args) => Ok(args.policy()),
+            Words::Monitor(args) => Ok(args.policy(&MonitorSettings::default())),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn the_librarys_policy_is_the_default() {
+    fn the_librarys_policy_is_the_default_and_of_the_settings_too() {
         assert_eq!(policy("").unwrap(), MonitorPolicy::default());
     }
 

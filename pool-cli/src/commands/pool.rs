@@ -1,19 +1,21 @@
 //! `pool-cli pool`: make, open, close and look at pools.
 
-use std::path::PathBuf;
+mod create;
+mod storage_opt;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use dmthin::graph::{
-    BackingReport, Change, CreatePool, DevicePair, GrowPool, PoolPlan, PoolReport, PoolSummary,
-    PoolWord, SetPool, TimeToFull, UntilGuard,
+    BackingReport, Change, GrowPool, PoolPlan, PoolReport, PoolSummary, PoolWord, SetPool,
+    TimeToFull, UntilGuard,
 };
-use dmthin::ids::{FsType, PoolName};
+use dmthin::ids::PoolName;
 use dmthin::store::{Guard, WhenFull};
-use dmthin::units::{BlockSize, Bytes, NewSize, Percent};
+use dmthin::units::{Bytes, NewSize, Percent};
 use serde::Serialize;
 
-use crate::args::{Context, block_size, new_size, size};
+use self::create::CreateArgs;
+use crate::args::{Context, new_size};
 use crate::commands::ballast::{self, BallastCommand};
 use crate::commands::trim;
 use crate::output::{fields, lines, or_dash, record, table, usage};
@@ -26,7 +28,12 @@ pub(crate) enum PoolCommand {
     #[command(after_help = "\
 Without --data and --metadata the pool lies on two sparse files in DIR/NAME, made with mode 0600;
 files that are there already are never truncated or formatted. They take room on the host only as
-the pool is written.
+the pool is written. The defaults above are those that are built in; [create] in the settings
+replaces them: see `pool-cli config show`.
+
+--storage-opt takes what Docker's devicemapper driver was started with: dm.basesize, dm.loopdatasize,
+dm.loopmetadatasize, dm.datadev, dm.metadatadev, dm.blocksize, dm.fs, dm.mkfsarg, dm.min_free_space;
+of its other options it says why they are refused and what to do instead (docs/storage-opt.md).
 
 Prints: NAME, its state, and the number of its device (major:minor), with tabs between them.
 
@@ -35,6 +42,7 @@ Examples:
   pool-cli pool create tank --size 1T --dry-run
   pool-cli pool create ci --size 500G --block-size 128K --base-size 20G --fs xfs
   pool-cli pool create ci --mkfs-arg -O --mkfs-arg ^metadata_csum
+  pool-cli pool create old --storage-opt dm.basesize=20G --storage-opt dm.fs=xfs
   pool-cli pool create fast --data /dev/vg/data --metadata /dev/vg/meta")]
     Create(CreateArgs),
     /// List the pools
@@ -126,81 +134,6 @@ Example:
     Destroy(NameArgs),
 }
 
-/// Options of `pool create`.
-#[derive(Debug, Args)]
-pub(crate) struct CreateArgs {
-    /// Name of the new pool: letters, digits and _ . -, at most 32
-    name: PoolName,
-    /// Size of the data file, in bytes or with K, M, G, T
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "100G")]
-    size: Bytes,
-    /// Size of the metadata file [default: what the data size needs]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    metadata_size: Option<Bytes>,
-    /// The pool's unit of allocation: a multiple of 64K, at most 1G
-    #[arg(long, value_name = "SIZE", value_parser = block_size, default_value = "64K")]
-    block_size: BlockSize,
-    /// Size of the base volume, and of a container that asks for no other
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "10G")]
-    base_size: Bytes,
-    /// File system of all volumes: ext4 or xfs
-    #[arg(long, value_name = "TYPE", default_value = "ext4")]
-    fs: FsType,
-    /// One more argument for mkfs; give it again for each
-    #[arg(long = "mkfs-arg", value_name = "ARG", allow_hyphen_values = true)]
-    mkfs_args: Vec<String>,
-    /// Do not zero new blocks: faster, but a container can read what another one wrote before
-    #[arg(long)]
-    single_tenant: bool,
-    /// Share of the data that must stay free for an import or a new container
-    #[arg(long, value_name = "PERCENT", default_value = "10%")]
-    min_free_data: Percent,
-    /// Share of the metadata that must stay free for an import or a new container
-    #[arg(long, value_name = "PERCENT", default_value = "10%")]
-    min_free_metadata: Percent,
-    /// What becomes of writes in a full pool: they wait for space (60 s), or fail at once
-    #[arg(long, value_name = "WHAT", default_value = "queue", value_parser = when_full())]
-    on_full: WhenFull,
-    /// Block device or LVM volume for the data, instead of a sparse file
-    #[arg(
-        long,
-        value_name = "DEV",
-        requires = "metadata",
-        conflicts_with_all = ["size", "metadata_size"]
-    )]
-    data: Option<PathBuf>,
-    /// Check everything and show the plan, but make nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Block device or LVM volume for the metadata
-    #[arg(long, value_name = "DEV", requires = "data")]
-    metadata: Option<PathBuf>,
-}
-
-impl From<CreateArgs> for CreatePool {
-    fn from(args: CreateArgs) -> Self {
-        Self {
-            name: args.name,
-            size: args.size,
-            metadata_size: args.metadata_size,
-            block_size: args.block_size,
-            base_size: args.base_size,
-            fs: args.fs,
-            mkfs_args: args.mkfs_args,
-            single_tenant: args.single_tenant,
-            guard: Guard {
-                min_free_data: args.min_free_data,
-                min_free_metadata: args.min_free_metadata,
-            },
-            when_full: args.on_full,
-            devices: args
-                .data
-                .zip(args.metadata)
-                .map(|(data, metadata)| DevicePair { data, metadata }),
-        }
-    }
-}
-
 /// Reads what a full pool does.
 fn when_full() -> impl TypedValueParser<Value = WhenFull> {
     PossibleValuesParser::new([WhenFull::Queue, WhenFull::Error].map(WhenFull::as_str))
@@ -229,12 +162,15 @@ pub(crate) struct GrowArgs {
 
 /// Options of `pool set`.
 #[derive(Debug, Args)]
-#[group(id = "set", multiple = true, required = true, args = ["min_free_data", "min_free_metadata", "on_full"])]
 pub(crate) struct SetArgs {
     /// Name of the pool [default: the one of --pool, else the only one]
     name: Option<PoolName>,
     /// Share of the data that must stay free for an import or a new container
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        required_unless_present_any = ["min_free_metadata", "on_full"]
+    )]
     min_free_data: Option<Percent>,
     /// Share of the metadata that must stay free for an import or a new container
     #[arg(long, value_name = "PERCENT")]
@@ -282,12 +218,14 @@ struct Changed<'a> {
 pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()> {
     let out = &context.out;
     match command {
-        PoolCommand::Create(args) if args.dry_run => {
-            let plan = context.host.plan_pool(&args.into())?;
-            out.show(&Planned { plan: &plan }, || plan_fields(&plan))
-        }
         PoolCommand::Create(args) => {
-            let pool = context.host.create_pool(&args.into())?;
+            let dry_run = args.dry_run;
+            let new = args.options(context.settings.create())?;
+            if dry_run {
+                let plan = context.host.plan_pool(&new)?;
+                return out.show(&Planned { plan: &plan }, || plan_fields(&plan));
+            }
+            let pool = context.host.create_pool(&new)?;
             out.done(&OnePool { pool: &pool }, || opened(&pool))
         }
         PoolCommand::List => {

@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "test helper")]
 
+mod config;
+mod install;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -15,6 +18,8 @@ fn command(root: &Path, words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pool-cli"));
     command
         .env_clear()
+        // Not the settings of the machine that the tests run on.
+        .env("DMTHIN_CONFIG", "/dev/null")
         .arg("--root")
         .arg(root)
         .args(words.split_whitespace())
@@ -210,10 +215,10 @@ conformance! {
     pool_open: "pool open", "tank", InPool;
     pool_grow: "pool grow", "", InPool;
     pool_set: "pool set", "tank --min-free-data=5", InPool;
+    pool_close: "pool close", "tank", InPool;
     pool_ballast: "pool ballast", "", Noun;
     pool_ballast_make: "pool ballast make", "tank --size=1G", InPool;
     pool_ballast_release: "pool ballast release", "", InPool;
-    pool_close: "pool close", "tank", InPool;
     pool_trim: "pool trim", "", InPool;
     pool_destroy: "pool destroy", "tank", InPool;
     base: "base", "", Noun;
@@ -241,8 +246,12 @@ conformance! {
     queue_list: "queue list", "", InPool;
     queue_run: "queue run", "", InPool;
     who: "who", "web", InPool;
-    monitor: "monitor", "tank", InPool;
+    monitor: "monitor", "", InPool;
+    config_noun: "config", "", Noun;
+    config_show: "config show", "", Free;
+    config_check: "config check", "", Free;
     doctor: "doctor", "", Free;
+    explain: "explain", "", Free;
     completions: "completions", "bash", Free;
     man: "man", "/nonexistent", Free;
 }
@@ -328,6 +337,32 @@ fn completions_know_every_verb() {
 }
 
 #[test]
+fn a_code_is_explained_by_number_and_by_word() {
+    let root = tempfile::tempdir().unwrap();
+    let page = run(root.path(), "explain 6");
+    assert_eq!(page.status.code(), Some(0), "{page:?}");
+    assert!(text(&page.stdout).starts_with("6 no_data_space: there is no room for data\n"));
+    assert_eq!(
+        run(root.path(), "explain no_data_space").stdout,
+        page.stdout
+    );
+    let all = run(root.path(), "explain");
+    assert_eq!(text(&all.stdout).lines().count(), 14);
+    let one = run(root.path(), "explain retry --json");
+    let reply: Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(reply["schema"], "dmthin/v1");
+    assert_eq!(reply["codes"][0]["exit"], 75);
+    assert_eq!(reply["codes"][0]["code"], "retry");
+    assert!(reply["codes"][0]["remedies"][0].is_string(), "{reply}");
+    let unknown = run(root.path(), "explain 12");
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+    assert!(
+        text(&unknown.stderr).contains("no exit code"),
+        "{unknown:?}"
+    );
+}
+
+#[test]
 fn an_empty_root_has_no_pools() {
     let root = tempfile::tempdir().unwrap();
     let output = run(root.path(), "pool list");
@@ -394,6 +429,14 @@ fn bad_values_are_usage_errors_that_say_why() {
             "\"btrfs\" is not a file system we make",
         ),
         (
+            "pool create tank --storage-opt dm.thinpooldev=x",
+            "dm.thinpooldev is refused",
+        ),
+        (
+            "pool create tank --fs xfs --storage-opt dm.fs=xfs",
+            "dm.fs cannot be used twice or together with --fs",
+        ),
+        (
             "container create debian --name ..",
             "\"..\" is not a container name",
         ),
@@ -443,6 +486,7 @@ fn the_root_is_taken_from_the_line_before_the_environment() {
         let output = command
             .env_clear()
             .env("DMTHIN_ROOT", other.path())
+            .env("DMTHIN_CONFIG", "/dev/null")
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(3), "{output:?}");

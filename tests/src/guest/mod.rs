@@ -10,6 +10,7 @@ mod containers;
 mod devices;
 mod growth;
 mod harness;
+mod host;
 mod hostile;
 mod images;
 mod monitor;
@@ -35,6 +36,7 @@ fn all() -> Vec<Test> {
         images::TESTS,
         hostile::TESTS,
         devices::TESTS,
+        host::TESTS,
     ]
     .concat()
 }

@@ -15,6 +15,6 @@ mod pool;
 mod samples;
 
 pub use events::{Events, MonitorEvent, NoGrowth, Space};
-pub use policy::{MonitorPolicy, OnFull};
+pub use policy::{MonitorPolicy, OnFull, OnFullError};
 pub use pool::{Look, PoolMonitor};
 pub(crate) use samples::{Sample, Samples};

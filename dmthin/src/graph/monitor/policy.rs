@@ -1,5 +1,6 @@
 //! What a monitor is to do, and the arithmetic of it: nothing here touches a pool.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::graph::report::Usage;
@@ -22,6 +23,34 @@ pub enum OnFull {
     /// The containers' devices are suspended at the red line, before the pool is full, and go on when
     /// there is room again: nobody sees an error, however long it takes.
     Freeze,
+}
+
+/// A word that is none of [`OnFull`]'s.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not what a full pool does: error, queue or freeze")]
+pub struct OnFullError(pub String);
+
+impl OnFull {
+    const ALL: [Self; 3] = [Self::Error, Self::Queue, Self::Freeze];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Queue => "queue",
+            Self::Freeze => "freeze",
+        }
+    }
+}
+
+impl FromStr for OnFull {
+    type Err = OnFullError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|one| one.as_str() == text);
+        found.ok_or_else(|| OnFullError(text.to_owned()))
+    }
 }
 
 /// What a monitor is to do for a pool.

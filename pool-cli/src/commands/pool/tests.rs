@@ -1,17 +1,23 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use dmthin::graph::{LivePool, Usage};
-use dmthin::ids::{DevNo, PoolUuid, TransactionId};
-use dmthin::units::DataBlocks;
+use dmthin::graph::{CreatePool, LivePool, Usage};
+use dmthin::ids::{DevNo, FsType, PoolUuid, TransactionId};
+use dmthin::units::{BlockSize, DataBlocks};
 
 use super::*;
 use crate::args::{Cli, Command};
+use crate::config::CreateSettings;
 
 fn create(line: &str) -> Result<CreatePool, clap::Error> {
+    create_with(line, CreateSettings::default())
+}
+
+fn create_with(line: &str, settings: CreateSettings) -> Result<CreatePool, clap::Error> {
     let cli = Cli::try_parse_from(line.split(' '))?;
     match cli.command {
-        Command::Pool(PoolCommand::Create(args)) => Ok(args.into()),
+        Command::Pool(PoolCommand::Create(args)) => args.options(settings),
         other => panic!("{other:?}"),
     }
 }
@@ -47,6 +53,50 @@ fn every_option_of_a_new_pool_arrives() {
     let pair = new.devices.unwrap();
     assert_eq!(pair.data, PathBuf::from("/dev/sdb"));
     assert_eq!(pair.metadata, PathBuf::from("/dev/sdc"));
+}
+
+#[test]
+fn settings_stand_in_for_options_and_options_win() {
+    let settings = CreateSettings {
+        size: Bytes::from_gib(5),
+        metadata_size: Some(Bytes::from_mib(16)),
+        block_size: BlockSize::from_bytes(Bytes::from_kib(128)).unwrap(),
+        base_size: Bytes::from_gib(2),
+        fs: FsType::Xfs,
+        mkfs_args: vec!["-m".to_owned(), "crc=1".to_owned()],
+        single_tenant: true,
+        min_free_data: Percent::new(7).unwrap(),
+        min_free_metadata: Percent::new(8).unwrap(),
+        on_full: WhenFull::Error,
+    };
+    let taken = create_with("pool-cli pool create tank", settings.clone()).unwrap();
+    assert_eq!(taken.size, settings.size);
+    assert_eq!(taken.metadata_size, settings.metadata_size);
+    assert_eq!(taken.block_size, settings.block_size);
+    assert_eq!(taken.base_size, settings.base_size);
+    assert_eq!(taken.fs, settings.fs);
+    assert_eq!(taken.mkfs_args, settings.mkfs_args);
+    assert!(taken.single_tenant);
+    assert_eq!(taken.when_full, settings.on_full);
+    assert_eq!(taken.guard.min_free_data, settings.min_free_data);
+    assert_eq!(taken.guard.min_free_metadata, settings.min_free_metadata);
+    let said = create_with(
+        "pool-cli pool create tank --size 1G --metadata-size 8M --block-size 64K --base-size 3G \
+         --fs ext4 --mkfs-arg -F --single-tenant=false --min-free-data 1 --min-free-metadata 2 \
+         --on-full queue",
+        settings,
+    )
+    .unwrap();
+    assert_eq!(said.size, Bytes::from_gib(1));
+    assert_eq!(said.metadata_size, Some(Bytes::from_mib(8)));
+    assert_eq!(said.block_size, BlockSize::DEFAULT);
+    assert_eq!(said.base_size, Bytes::from_gib(3));
+    assert_eq!(said.fs, FsType::Ext4);
+    assert_eq!(said.mkfs_args, ["-F"]);
+    assert!(!said.single_tenant);
+    assert_eq!(said.guard.min_free_data.get(), 1);
+    assert_eq!(said.guard.min_free_metadata.get(), 2);
+    assert_eq!(said.when_full, WhenFull::Queue);
 }
 
 #[test]
