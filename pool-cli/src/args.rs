@@ -11,6 +11,7 @@ use dmthin::units::{BlockSize, Bytes, NewSize};
 use tracing::level_filters::LevelFilter;
 
 use crate::commands::base::BaseCommand;
+use crate::commands::check::{CHECK_HELP, CheckArgs, GC_HELP, GcArgs};
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::container::{ContainerArgs, ContainerCommand};
 use crate::commands::device::DeviceCommand;
@@ -146,6 +147,12 @@ pub(crate) enum Command {
     /// Show who holds a container open or mounted
     #[command(after_help = WHO_HELP)]
     Who(ContainerArgs),
+    /// Find what does not belong: orphans in the kernel, in the pools and in the catalogues
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+    /// Take away what does not belong
+    #[command(after_help = GC_HELP)]
+    Gc(GcArgs),
     /// Check whether this machine can do the work
     #[command(after_help = DOCTOR_HELP)]
     Doctor,

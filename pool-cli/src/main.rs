@@ -15,7 +15,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::commands::{base, completions, container, device, doctor, image, man, pool, queue, who};
+use crate::commands::{
+    base, check, completions, container, device, doctor, image, man, pool, queue, who,
+};
 
 fn main() -> ExitCode {
     // Asked before parsing: a usage error has to take the form that was asked for too.
@@ -39,6 +41,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Device(command) => device::run(&context, command),
         Command::Queue(command) => queue::run(&context, command),
         Command::Who(args) => who::run(&context, &args.name),
+        Command::Check(args) => check::check(&context, &args),
+        Command::Gc(args) => check::gc(&context, &args),
         Command::Doctor => doctor::run(&context),
         Command::Completions(args) => completions::run(&context, &args),
         Command::Man(args) => man::run(&context, &args),

@@ -14,8 +14,8 @@ use crate::dm::suspend::Suspended;
 use crate::dm::udev::{NodePolicy, Transaction, UdevFlags};
 use crate::ids::{DevNo, DmName, DmUuid};
 use crate::ioctl::{
-    Control, DEV_MAPPER, Deferred, DevId, DeviceInfo, Errno, IoctlError, RemovedWhen, SuspendFlags,
-    TargetLine, ensure_block_node, node_dev,
+    Control, Cookie, DEV_MAPPER, Deferred, DevId, DeviceInfo, Errno, IoctlError, RemovedWhen,
+    SuspendFlags, TargetLine, ensure_block_node, node_dev,
 };
 
 /// How long udev is given for one device; then the node is made without it.
@@ -274,6 +274,15 @@ impl Dm {
     pub fn suspend(&self, id: DevId<'_>, how: SuspendFlags) -> Result<Suspended<'_>, DmError> {
         let info = self.control.suspend(id, how).map_err(or_not_found)?;
         Ok(Suspended::new(self, &info))
+    }
+
+    /// Lets the input and output of a suspended device go on.
+    ///
+    /// # Errors
+    /// [`DmError::NotFound`], [`DmError::Ioctl`].
+    pub fn resume(&self, id: DevId<'_>) -> Result<DeviceInfo, DmError> {
+        // No cookie: the node does not change, and udev keeps the flags of the activation.
+        self.control.resume(id, Cookie::NONE).map_err(or_not_found)
     }
 
     /// Gives a device another table: loads it, suspends the device and resumes it with the new

@@ -3,7 +3,7 @@
 use crate::dm::device::Dm;
 use crate::dm::error::DmError;
 use crate::ids::{DevNo, DmName};
-use crate::ioctl::{Cookie, DevId, DeviceInfo};
+use crate::ioctl::{DevId, DeviceInfo};
 
 /// A suspended device. Dropping this resumes it and logs a failure; [`Suspended::resume`] reports
 /// it.
@@ -49,9 +49,7 @@ impl<'a> Suspended<'a> {
     }
 
     fn resume_once(&self) -> Result<DeviceInfo, DmError> {
-        // No cookie: the node does not change, and udev keeps the flags of the activation.
-        let control = self.dm.control();
-        Ok(control.resume(DevId::Dev(self.dev), Cookie::NONE)?)
+        self.dm.resume(DevId::Dev(self.dev))
     }
 }
 

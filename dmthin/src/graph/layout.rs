@@ -7,6 +7,7 @@
 //!     data.img     sparse file below the pool's data device    (absent on real devices)
 //!     metadata.img sparse file below the pool's metadata device (absent on real devices)
 //!     locks        byte ranges locked, see crate::graph::locks
+//!     metadata-snap  while the metadata are read, see crate::graph::reading
 //! ```
 
 use std::fs;
@@ -45,6 +46,10 @@ impl Layout {
 
     pub(crate) fn locks(&self, pool: &PoolName) -> PathBuf {
         self.pool_dir(pool).join("locks")
+    }
+
+    pub(crate) fn metadata_snap(&self, pool: &PoolName) -> PathBuf {
+        self.pool_dir(pool).join("metadata-snap")
     }
 
     /// Every directory under the root that bears a pool's name and holds something of a pool, in

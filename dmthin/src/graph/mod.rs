@@ -23,12 +23,15 @@
 //! ```
 
 mod base;
+mod check;
 mod code;
 mod container;
 mod create;
 mod devices;
 mod doctor;
 mod error;
+mod finding;
+mod gc;
 mod grow;
 mod guard;
 mod host;
@@ -42,6 +45,7 @@ mod open;
 mod plan;
 mod pool;
 mod random;
+mod reading;
 mod recover;
 mod removal;
 mod report;
@@ -54,6 +58,7 @@ pub use code::ErrorCode;
 pub use container::CreateContainer;
 pub use create::{CreatePool, DevicePair};
 pub use error::PoolError;
+pub use finding::{Collected, Collection, Finding, FindingKind, Findings, Outcome, Remedy};
 pub use grow::GrowPool;
 pub use guard::UntilGuard;
 pub use host::Host;

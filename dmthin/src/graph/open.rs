@@ -79,6 +79,7 @@ impl Host {
         for file in [super::layout::DATA_FILE, super::layout::METADATA_FILE] {
             remove_path(&dir.join(file), false)?;
         }
+        remove_path(&self.layout().metadata_snap(name), false)?;
         Catalogue::delete(self.layout().catalogue(name))?;
         remove_path(&self.layout().locks(name), false)?;
         remove_path(&dir, true)

@@ -2,6 +2,7 @@
 //! called, its answer is printed.
 
 pub(crate) mod base;
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod container;
 pub(crate) mod device;

@@ -238,6 +238,8 @@ conformance! {
     queue_list: "queue list", "", InPool;
     queue_run: "queue run", "", InPool;
     who: "who", "web", InPool;
+    check: "check", "", InPool;
+    gc: "gc", "", InPool;
     doctor: "doctor", "", Free;
     completions: "completions", "bash", Free;
     man: "man", "/nonexistent", Free;
