@@ -6,6 +6,7 @@
 //! `thin_check`, and nothing of ours may be left in the kernel.
 
 mod build;
+mod check;
 mod containers;
 mod devices;
 mod growth;
@@ -30,6 +31,7 @@ fn all() -> Vec<Test> {
         containers::TESTS,
         growth::TESTS,
         removal::TESTS,
+        check::TESTS,
         images::TESTS,
         hostile::TESTS,
         devices::TESTS,
