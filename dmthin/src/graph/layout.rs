@@ -52,6 +52,23 @@ impl Layout {
         self.pool_dir(pool).join("metadata-snap")
     }
 
+    /// The files of a pool that are there.
+    pub(crate) fn files(&self, pool: &PoolName) -> Vec<PathBuf> {
+        [
+            DATA_FILE,
+            METADATA_FILE,
+            "metadata-snap",
+            "catalogue.db",
+            "catalogue.db-wal",
+            "catalogue.db-shm",
+            "locks",
+        ]
+        .into_iter()
+        .map(|file| self.pool_dir(pool).join(file))
+        .filter(|file| file.exists())
+        .collect()
+    }
+
     /// Every directory under the root that bears a pool's name and holds something of a pool, in
     /// the order of the names. A root that does not exist holds none.
     pub(crate) fn pools(&self) -> io::Result<Vec<PoolName>> {

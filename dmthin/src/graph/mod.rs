@@ -44,6 +44,7 @@ mod locks;
 mod open;
 mod plan;
 mod pool;
+mod preview;
 mod random;
 mod reading;
 mod recover;
@@ -64,6 +65,7 @@ pub use guard::UntilGuard;
 pub use host::Host;
 pub use import::ImportSource;
 pub use pool::Pool;
+pub use preview::{PlannedVolume, RemovalPlan};
 pub use removal::{QueueRound, Removing};
 pub use report::{
     BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, FailedRemoval,

@@ -10,30 +10,31 @@ use crate::output::{lines, or_dash, record, table};
 
 /// Further help of `check`.
 pub(crate) const CHECK_HELP: &str = "\
-Compares the kernel's devices, loop devices and nodes, the thin ids in the pool and who holds what with
-the catalogue; of a closed pool too. Without NAME and --pool it looks at all pools, and at what has none.
-Changes nothing. While another command works on a pool, what that may be about is left out.
+Compares the kernel's devices, loop devices and nodes, the thin ids in the pool and who holds what
+with the catalogue; of a closed pool too. Without NAME and --pool it looks at all pools, and at what
+has none. Changes nothing. What another command may be working on is left out.
 
-FINDING          is
-husk             a device that was never given a table
-stray-device     a device of a volume that is not in the catalogue
+FINDING            is
+husk               a device that was never given a table
+stray-device       a device of a volume that is not in the catalogue
 device-of-no-pool  a device of a pool that is not under this root; another root may have it
-suspended        a device whose users wait
-half-made        a container, layer or base whose making was cut
-queued-removal   removed, and its space is not back; `queue run` does the same as gc
-held-removal     removed, and somebody holds it, as by a mount
+suspended          a device whose users wait
+half-made          a container, layer or base whose making was cut
+queued-removal     removed, and its space is not back; `queue run` does the same as gc
+held-removal       removed, and somebody holds it, as by a mount
 layer-of-no-image  left by an import that was cut
-unknown-thin     a thin device in the pool that is not in the catalogue
-missing-device   a container that had a device and has none
-stray-loop       a loop device on a file of the pool that the pool does not use
-stray-node       a node of one of our names that leads nowhere or elsewhere
-half-made-pool   `pool create` or `pool destroy` was cut
-missing-thin     in the catalogue, and not in the pool: lost
-unpaired         catalogue and pool are not of the same time
+unknown-thin       a thin device in the pool that is not in the catalogue
+missing-device     a container that had a device and has none
+stray-loop         a loop device on a file of the pool that the pool does not use
+stray-node         a node of one of our names that leads nowhere or elsewhere
+half-made-pool     `pool create` or `pool destroy` was cut
+missing-thin       in the catalogue, and not in the pool: lost
+unpaired           catalogue and pool are not of the same time
 
-GC is what `pool-cli gc` does about it: remove, finish, resume, activate; keep where it does nothing. With -q
-only the words of the first column are printed. Ends with exit code 0 where nothing was found, 1 where
-something was, 8 where something is lost or unpaired, 75 while another tool reads the pool's metadata.
+GC is what `pool-cli gc` does about it: remove, finish, resume, activate; keep where it does nothing.
+With -q only the words of the first column are printed. Ends with exit code 0 where nothing was
+found, 1 where something was, 8 where something is lost or unpaired, 75 while another tool reads the
+pool's metadata.
 
 Examples:
   pool-cli check
@@ -41,13 +42,13 @@ Examples:
 
 /// Further help of `gc`.
 pub(crate) const GC_HELP: &str = "\
-Takes away what `pool-cli check` finds and what is safe to take away; ends, resumes or makes the rest. One
-that cannot be taken away does not stop the others. What is lost, what is held and what may be
-another's is kept. A pool on which another command works is left alone (exit code 5).
+Takes away what `pool-cli check` finds and what is safe to take away; ends, resumes or makes the
+rest. One that cannot be taken away does not stop the others. What is lost, what is held and what
+may be another's is kept. A pool on which another command works is left alone (exit code 5).
 
-Prints: `done`, `planned`, `kept` or `failed`, the finding and a sentence, with tabs between them, one a
-line; last `bytes`, how many come back to the pools, and the same for people. Ends with the exit code of a
-failure, if there was one; with 1 if something was kept, 8 if that is lost.
+Prints: `done`, `planned`, `kept` or `failed`, the finding and a sentence, with tabs between them, one
+a line; last `bytes`, how many come back to the pools, and the same for people. Ends with the exit
+code of a failure, if there was one; with 1 if something was kept, 8 if that is lost.
 
 Examples:
   pool-cli gc --dry-run

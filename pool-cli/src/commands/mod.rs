@@ -9,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod man;
+pub(crate) mod plan;
 pub(crate) mod pool;
 pub(crate) mod queue;
 pub(crate) mod trim;
