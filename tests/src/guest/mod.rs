@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod containers;
 mod devices;
+mod dry_run;
 mod growth;
 mod harness;
 mod hostile;
@@ -32,6 +33,7 @@ fn all() -> Vec<Test> {
         growth::TESTS,
         removal::TESTS,
         check::TESTS,
+        dry_run::TESTS,
         images::TESTS,
         hostile::TESTS,
         devices::TESTS,
