@@ -374,7 +374,7 @@ fn rows(ctx: &Ctx) -> Result<()> {
 
     // Commands that were cut: each time all that is found can be settled, and what is kept is whole.
     let mut kinds = BTreeSet::new();
-    for turn in 0..12_u64 {
+    for turn in 0..8_u64 {
         let name = format!("cut{turn}");
         let after = Duration::from_millis(turn * 4);
         ctx.cut(
