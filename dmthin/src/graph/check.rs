@@ -308,6 +308,14 @@ impl Survey<'_> {
             .host()
             .stray_nodes(name, &|name| name.starts_with(&prefix))?;
         self.found.extend(nodes);
+        if !paired {
+            // A catalogue of another time may call anything removed, half made or unknown.
+            for finding in &mut self.found {
+                if finding.volume.is_some() || finding.thin_id.is_some() {
+                    finding.remedy = Remedy::Keep;
+                }
+            }
+        }
         Ok(self.found)
     }
 

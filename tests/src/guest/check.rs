@@ -326,6 +326,7 @@ fn thins(ctx: &Ctx) -> Result<()> {
 
     // With a catalogue that is not of this time nothing is taken away.
     message("create_thin 7002")?;
+    ctx.ok(&["container", "rm", "web", "--queue"])?;
     let status = ctx.json(&["pool", "status", "tank"])?;
     let id = status["pool"]["live"]["transaction_id"]
         .as_u64()
@@ -334,13 +335,16 @@ fn thins(ctx: &Ctx) -> Result<()> {
     for command in ["check", "gc"] {
         let (code, items) = found(ctx, &[command])?;
         ensure!(
-            code == 8 && words(&items, "kind") == ["unknown-thin", "unpaired"],
+            code == 8
+                && words(&items, "kind") == ["queued-removal", "unknown-thin", "unpaired"]
+                && words(&items, "remedy") == ["keep"; 3],
             "{command}: {code} {items:?}"
         );
     }
-    ensure!(thin_ids(ctx, "tank")?.contains("7002"));
+    let ids = thin_ids(ctx, "tank")?;
+    ensure!(ids.split_whitespace().count() == 5, "thin ids {ids:?}");
     message(&format!("set_transaction_id {} {id}", id + 7))?;
-    found_and_collected(ctx, &["unknown-thin"])
+    found_and_collected(ctx, &["queued-removal", "unknown-thin"])
 }
 
 fn rows(ctx: &Ctx) -> Result<()> {
