@@ -51,6 +51,7 @@ mod recover;
 mod removal;
 mod report;
 mod status;
+mod survey;
 mod trim;
 mod who;
 

@@ -103,11 +103,10 @@ pub(crate) fn gc(context: &Context, args: &GcArgs) -> anyhow::Result<()> {
     let name = args.name.as_ref().or(context.pool.as_ref());
     let dry_run = args.dry_run;
     let mut run = context.host.gc(name, dry_run)?;
-    let text = |run: &Collection| run_lines(run);
     if dry_run {
-        out.show(&Run { dry_run, gc: &run }, || text(&run))?;
+        out.show(&Run { dry_run, gc: &run }, || run_lines(&run))?;
     } else {
-        out.done(&Run { dry_run, gc: &run }, || text(&run))?;
+        out.done(&Run { dry_run, gc: &run }, || run_lines(&run))?;
     }
     Ok(run.require_done()?)
 }
