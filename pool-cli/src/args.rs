@@ -12,6 +12,7 @@ use dmthin::units::{BlockSize, Bytes, NewSize};
 use tracing::level_filters::LevelFilter;
 
 use crate::commands::base::BaseCommand;
+use crate::commands::check::{CHECK_HELP, CheckArgs, GC_HELP, GcArgs};
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::config::ConfigCommand;
 use crate::commands::container::{ContainerArgs, ContainerCommand};
@@ -221,6 +222,12 @@ pub(crate) enum Command {
     /// Show and check the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Find what does not belong: orphans in the kernel, in the pools and in the catalogues
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+    /// Take away what does not belong
+    #[command(after_help = GC_HELP)]
+    Gc(GcArgs),
     /// Check whether this machine can do the work
     #[command(after_help = DOCTOR_HELP)]
     Doctor,

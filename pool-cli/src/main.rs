@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    base, completions, config as settings, container, device, doctor, explain, image, man, monitor,
-    pool, queue, who,
+    base, check, completions, config as settings, container, device, doctor, explain, image, man,
+    monitor, pool, queue, who,
 };
 use crate::config::Settings;
 
@@ -51,6 +51,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Who(args) => who::run(&context, &args.name),
         Command::Monitor(args) => monitor::run(&context, &args),
         Command::Config(command) => settings::run(&context, command),
+        Command::Check(args) => check::check(&context, &args),
+        Command::Gc(args) => check::gc(&context, &args),
         Command::Doctor => doctor::run(&context),
         Command::Explain(args) => explain::run(&context, args),
         Command::Completions(args) => completions::run(&context, &args),

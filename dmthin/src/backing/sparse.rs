@@ -176,13 +176,21 @@ impl SparseFile {
         Ok(Attached::loop_device(device, size))
     }
 
+    /// Every loop device the file is on, whoever attached it and how.
+    ///
+    /// # Errors
+    /// [`BackingError::Ioctl`].
+    pub fn loops(&self) -> Result<Vec<LoopDevice>, BackingError> {
+        Ok(ioctl::find_loops(FileId::of(&self.file)?)?)
+    }
+
     /// The one loop device the file is on, if it is on one.
     ///
     /// # Errors
     /// [`BackingError::AttachedTwice`], [`BackingError::AttachedOtherwise`],
     /// [`BackingError::Ioctl`].
     pub fn attached(&self) -> Result<Option<LoopDevice>, BackingError> {
-        let mut devices = ioctl::find_loops(FileId::of(&self.file)?)?;
+        let mut devices = self.loops()?;
         let Some(device) = devices.pop() else {
             return Ok(None);
         };

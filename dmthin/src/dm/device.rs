@@ -303,13 +303,13 @@ impl Dm {
         })
     }
 
-    /// Resumes a device that somebody left suspended.
+    /// Lets the input and output of a suspended device go on.
     ///
     /// # Errors
-    /// [`DmError::Ioctl`].
-    pub fn resume(&self, dev: DevNo) -> Result<DeviceInfo, DmError> {
+    /// [`DmError::NotFound`], [`DmError::Ioctl`].
+    pub fn resume(&self, id: DevId<'_>) -> Result<DeviceInfo, DmError> {
         // No cookie: the node does not change, and udev keeps the flags of the activation.
-        Ok(self.control.resume(DevId::Dev(dev), Cookie::NONE)?)
+        self.control.resume(id, Cookie::NONE).map_err(or_not_found)
     }
 
     /// Holds all input and output of a device until somebody resumes it, whatever becomes of this

@@ -3,7 +3,7 @@
 use crate::dm::device::Dm;
 use crate::dm::error::DmError;
 use crate::ids::{DevNo, DmName};
-use crate::ioctl::DeviceInfo;
+use crate::ioctl::{DevId, DeviceInfo};
 
 /// A suspended device. Dropping this resumes it and logs a failure; [`Suspended::resume`] reports
 /// it.
@@ -38,9 +38,13 @@ impl<'a> Suspended<'a> {
     /// # Errors
     /// [`DmError::Ioctl`].
     pub fn resume(mut self) -> Result<DeviceInfo, DmError> {
-        let info = self.dm.resume(self.dev)?;
+        let info = self.resume_once()?;
         self.resumed = true;
         Ok(info)
+    }
+
+    fn resume_once(&self) -> Result<DeviceInfo, DmError> {
+        self.dm.resume(DevId::Dev(self.dev))
     }
 }
 
@@ -49,7 +53,7 @@ impl Drop for Suspended<'_> {
         if self.resumed {
             return;
         }
-        if let Err(error) = self.dm.resume(self.dev) {
+        if let Err(error) = self.resume_once() {
             tracing::error!(
                 device = %self.name,
                 dev = %self.dev,

@@ -79,11 +79,15 @@ impl PoolError {
             | Self::BlockSizeMismatch { .. }
             | Self::TransactionMismatch { .. }
             | Self::PoolDegraded { .. }
-            | Self::DeviceShrunk { .. } => ErrorCode::NeedsCheck,
+            | Self::DeviceShrunk { .. }
+            | Self::BackingElsewhere { .. }
+            | Self::Damaged { .. } => ErrorCode::NeedsCheck,
             Self::PoolHalfMade { .. }
             | Self::ContainerHalfMade { .. }
             | Self::PoolNotOpen { .. }
-            | Self::NoFileSystem { .. } => ErrorCode::Failure,
+            | Self::NoFileSystem { .. }
+            | Self::Findings { .. } => ErrorCode::Failure,
+            Self::MetadataSnapHeld { .. } => ErrorCode::Retry,
             Self::Rollback { cause, .. } => cause.code(),
         }
     }

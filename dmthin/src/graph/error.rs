@@ -13,7 +13,7 @@ use crate::image::ImageError;
 use crate::ioctl::IoctlError;
 use crate::store::StoreError;
 use crate::thinmeta::ReadError;
-use crate::units::{BlockSize, Bytes, Percent};
+use crate::units::{BlockSize, Bytes, MetaBlocks, Percent};
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -279,6 +279,36 @@ pub enum PoolError {
         /// Its size then.
         expected: Bytes,
     },
+    /// `check` found something, or `gc` left something.
+    #[error("{} found that should not be", things(*found))]
+    Findings {
+        /// How much.
+        found: u64,
+    },
+    /// Data are lost, or catalogue and pool do not belong together.
+    #[error("{} found that no cleaning can mend", things(*found))]
+    Damaged {
+        /// How much.
+        found: u64,
+    },
+    /// Another tool has the one metadata snapshot that a pool can hold.
+    #[error("another tool reads the metadata of pool {name}: it holds their snapshot{}", in_block(*block))]
+    MetadataSnapHeld {
+        /// The pool.
+        name: PoolName,
+        /// The snapshot's block; zero where it was not told.
+        block: MetaBlocks,
+    },
+    /// The open pool is not on the file or device that the catalogue names.
+    #[error("pool {name} does not have its metadata on {}: they are on device {device}", path.display())]
+    BackingElsewhere {
+        /// The pool.
+        name: PoolName,
+        /// As the catalogue says.
+        path: PathBuf,
+        /// As the pool's table says.
+        device: DevNo,
+    },
     /// The container is mounted, or its device is open.
     #[error("container {name} is {}", holders(mounts, *open_count))]
     ContainerBusy {
@@ -343,7 +373,22 @@ fn join<T: ToString>(items: &[T]) -> String {
         .join(", ")
 }
 
-fn held_by(holders: &[Holder]) -> String {
+fn things(count: u64) -> String {
+    match count {
+        1 => "1 thing was".to_owned(),
+        n => format!("{n} things were"),
+    }
+}
+
+fn in_block(block: MetaBlocks) -> String {
+    if block == MetaBlocks::ZERO {
+        String::new()
+    } else {
+        format!(" in block {block}")
+    }
+}
+
+pub(crate) fn held_by(holders: &[Holder]) -> String {
     if holders.is_empty() {
         String::new()
     } else {
@@ -418,6 +463,15 @@ impl PoolError {
             }
             Self::Dm(DmError::NameTaken { .. }) => {
                 "a removal that was cut may have left it: pool-cli queue run".to_owned()
+            }
+            Self::MetadataSnapHeld { name, .. } => format!(
+                "try again when it has ended; if none runs: \
+                 dmsetup message dmthin-{name}-pool 0 release_metadata_snap"
+            ),
+            Self::Findings { .. } => "see what can be taken away: pool-cli gc --dry-run".to_owned(),
+            Self::Damaged { .. } => {
+                "restore the pool's own files, or remove what is lost: see docs/design.md"
+                    .to_owned()
             }
             Self::RemovalHeld { .. } => {
                 "it stays queued; when nobody holds it any more: pool-cli queue run".to_owned()

@@ -25,7 +25,7 @@ impl Live<'_> {
         suspended.sort_by_key(|(_, own)| own.kind);
         for (device, _) in suspended {
             tracing::info!(device = %device.name, "resuming a device that was left suspended");
-            self.thin_pool().dm().resume(device.dev)?;
+            self.thin_pool().dm().resume(DevId::Dev(device.dev))?;
         }
         Ok(())
     }
@@ -54,7 +54,10 @@ impl Live<'_> {
     /// Lets the containers go on that wait; gives how many.
     pub(crate) fn let_containers_go(&self) -> Result<u64, PoolError> {
         self.each(true, |device| {
-            self.thin_pool().dm().resume(device.dev).map(drop)
+            self.thin_pool()
+                .dm()
+                .resume(DevId::Dev(device.dev))
+                .map(drop)
         })
     }
 

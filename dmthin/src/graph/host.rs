@@ -61,7 +61,7 @@ impl Host {
         names.into_iter().map(|name| self.summary(name)).collect()
     }
 
-    fn pool_names(&self) -> Result<Vec<PoolName>, PoolError> {
+    pub(crate) fn pool_names(&self) -> Result<Vec<PoolName>, PoolError> {
         let layout = self.layout();
         layout
             .pools()

@@ -200,10 +200,7 @@ impl Pool {
         let live = self.live()?;
         let record = self.catalogue().find_image(image)?;
         let id: Digest = record.config_digest;
-        let called = record.names.iter().find(|name| {
-            name.as_str() == image || name.as_str().strip_suffix(":latest") == Some(image)
-        });
-        if let (Some(name), true) = (called, record.names.len() > 1) {
+        if let Some(name) = record.only_name_meant(image) {
             self.catalogue().untag(name)?;
             let names = vec![name.clone()];
             return Ok(RemovedImage {

@@ -8,6 +8,7 @@
 //!     metadata.img sparse file below the pool's metadata device (absent on real devices)
 //!     usage        how full it was lately; worth nothing
 //!     locks        byte ranges locked, see crate::graph::locks
+//!     metadata-snap  while the metadata are read, see crate::graph::reading
 //! ```
 
 use std::fs;
@@ -50,6 +51,28 @@ impl Layout {
 
     pub(crate) fn samples(&self, pool: &PoolName) -> PathBuf {
         self.pool_dir(pool).join("usage")
+    }
+
+    pub(crate) fn metadata_snap(&self, pool: &PoolName) -> PathBuf {
+        self.pool_dir(pool).join("metadata-snap")
+    }
+
+    /// The files of a pool that are there.
+    pub(crate) fn files(&self, pool: &PoolName) -> Vec<PathBuf> {
+        [
+            DATA_FILE,
+            METADATA_FILE,
+            "metadata-snap",
+            "usage",
+            "catalogue.db",
+            "catalogue.db-wal",
+            "catalogue.db-shm",
+            "locks",
+        ]
+        .into_iter()
+        .map(|file| self.pool_dir(pool).join(file))
+        .filter(|file| file.exists())
+        .collect()
     }
 
     /// Every directory under the root that bears a pool's name and holds something of a pool, in

@@ -7,6 +7,7 @@
 //!                 alone before it calls a layer forsaken
 //! byte 2          who grows the pool or its base takes it alone
 //! byte 3          who fills the ballast or lets it go takes it alone
+//! byte 4          who reads the pool's metadata takes it alone, last of all
 //! byte 2^32 + n   volume n: whoever makes, mounts, grows or removes it
 //! ```
 //!
@@ -23,6 +24,7 @@ const POOL: u64 = 0;
 const IMPORTS: u64 = 1;
 const GROWTH: u64 = 2;
 const BALLAST: u64 = 3;
+const READING: u64 = 4;
 const VOLUMES: u64 = 1 << 32;
 
 fn volume_byte(volume: VolumeId) -> LockByte {
@@ -71,6 +73,13 @@ impl Locks {
             .try_lock(LockByte::new(IMPORTS), LockMode::Exclusive)?)
     }
 
+    /// The pool's metadata snapshot for ourselves.
+    pub(crate) fn reading(&self) -> Result<LockGuard, PoolError> {
+        Ok(self
+            .file
+            .lock(LockByte::new(READING), LockMode::Exclusive)?)
+    }
+
     /// The pool's sizes for ourselves; verbs on volumes go on.
     pub(crate) fn growth(&self) -> Result<LockGuard, PoolError> {
         Ok(self.file.lock(LockByte::new(GROWTH), LockMode::Exclusive)?)
@@ -86,6 +95,13 @@ impl Locks {
     /// A volume for ourselves.
     pub(crate) fn volume(&self, volume: VolumeId) -> Result<LockGuard, PoolError> {
         Ok(self.file.lock(volume_byte(volume), LockMode::Exclusive)?)
+    }
+
+    /// That nobody grows the pool or its base, or `None` where somebody does.
+    pub(crate) fn try_growth(&self) -> Result<Option<LockGuard>, PoolError> {
+        Ok(self
+            .file
+            .try_lock(LockByte::new(GROWTH), LockMode::Exclusive)?)
     }
 
     /// A volume for ourselves, or `None` while another verb works on it.

@@ -24,12 +24,15 @@
 
 mod ballast;
 mod base;
+mod check;
 mod code;
 mod container;
 mod create;
 mod devices;
 mod doctor;
 mod error;
+mod finding;
+mod gc;
 mod grow;
 mod guard;
 mod hold;
@@ -44,11 +47,14 @@ mod monitor;
 mod open;
 mod plan;
 mod pool;
+mod preview;
 mod random;
+mod reading;
 mod recover;
 mod removal;
 mod report;
 mod status;
+mod survey;
 mod trim;
 mod who;
 
@@ -57,6 +63,7 @@ pub use code::ErrorCode;
 pub use container::CreateContainer;
 pub use create::{CreatePool, DevicePair};
 pub use error::PoolError;
+pub use finding::{Collected, Collection, Finding, FindingKind, Findings, Outcome, Remedy};
 pub use grow::{GrowPool, SetPool};
 pub use guard::UntilGuard;
 pub use host::Host;
@@ -65,6 +72,7 @@ pub use monitor::{
     Events, Look, MonitorEvent, MonitorPolicy, NoGrowth, OnFull, OnFullError, PoolMonitor, Space,
 };
 pub use pool::Pool;
+pub use preview::{PlannedVolume, RemovalPlan};
 pub use removal::{QueueRound, Removing};
 pub use report::{
     BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, FailedRemoval,

@@ -82,6 +82,7 @@ impl Host {
         let samples = self.layout().samples(name);
         remove_path(&samples, false)?;
         remove_path(&samples.with_extension("new"), false)?;
+        remove_path(&self.layout().metadata_snap(name), false)?;
         Catalogue::delete(self.layout().catalogue(name))?;
         remove_path(&self.layout().locks(name), false)?;
         remove_path(&dir, true)
@@ -89,7 +90,7 @@ impl Host {
 }
 
 impl Pool {
-    fn lock_idle(&self) -> Result<LockGuard, PoolError> {
+    pub(crate) fn lock_idle(&self) -> Result<LockGuard, PoolError> {
         self.locks()
             .try_whole_pool()?
             .ok_or_else(|| PoolError::PoolBusy {
@@ -283,8 +284,8 @@ impl Pool {
         Ok(self.catalogue().confirm_generation(to)?)
     }
 
-    /// Takes every device of the pool away. The caller holds the whole pool.
-    fn close(&self) -> Result<Change, PoolError> {
+    /// Every device of the pool, of which nobody holds any.
+    pub(crate) fn idle_devices(&self) -> Result<Vec<(DeviceInfo, OwnUuid)>, PoolError> {
         let record = self.record()?;
         let ours: Vec<(DeviceInfo, OwnUuid)> = self
             .host()
@@ -292,15 +293,22 @@ impl Pool {
             .into_iter()
             .filter(|(_, own)| own.pool == record.uuid)
             .collect();
-        if ours.is_empty() {
-            return Ok(Change::Unchanged);
-        }
         let users = self.users(&ours)?;
-        if !users.is_empty() {
-            return Err(PoolError::PoolBusy {
+        if users.is_empty() {
+            Ok(ours)
+        } else {
+            Err(PoolError::PoolBusy {
                 name: self.name().clone(),
                 users,
-            });
+            })
+        }
+    }
+
+    /// Takes every device of the pool away. The caller holds the whole pool.
+    fn close(&self) -> Result<Change, PoolError> {
+        let ours = self.idle_devices()?;
+        if ours.is_empty() {
+            return Ok(Change::Unchanged);
         }
         let dm = self.host().dm()?;
         let is_pool = |own: &OwnUuid| matches!(own.kind, OwnKind::Pool);

@@ -19,6 +19,7 @@ use std::collections::HashSet;
 use crate::dm::names;
 use crate::graph::error::PoolError;
 use crate::graph::live::{Live, Pace, Removal};
+use crate::graph::pool::Pool;
 use crate::ids::VolumeKind;
 use crate::store::{VolumeRecord, VolumeState};
 
@@ -62,7 +63,7 @@ impl Live<'_> {
             }
         }
         if let Some(_no_imports) = self.pool().locks().try_no_imports()? {
-            for volume in self.forsaken_layers()? {
+            for volume in self.pool().forsaken_layers()? {
                 tracing::info!(volume = %volume.id, "removing a layer of an import that was cut");
                 self.discard_volume(&volume)?;
                 settled.removed = settled.removed.saturating_add(1);
@@ -76,25 +77,35 @@ impl Live<'_> {
         if volume.state != VolumeState::Deleting {
             self.pool().catalogue().begin_deleting(volume.id)?;
         }
-        match self.remove(volume, Pace::Full) {
+        match self.try_removal(volume) {
             Ok(Removal::Done) => return Ok(true),
             Ok(Removal::Held(_)) => tracing::info!(volume = %volume.id, "it is held: queued"),
             Err(error) => tracing::warn!(volume = %volume.id, %error, "it stays queued"),
         }
-        self.put_off(volume, 0)?;
         Ok(false)
     }
 
-    fn is_whole(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
+    /// Removes a volume that is `deleting`; where that does not come to its end it is put off.
+    pub(crate) fn try_removal(&self, volume: &VolumeRecord) -> Result<Removal, PoolError> {
+        let removed = self.remove(volume, Pace::Full);
+        if !matches!(removed, Ok(Removal::Done)) {
+            self.put_off(volume, 0)?;
+        }
+        removed
+    }
+
+    pub(crate) fn is_whole(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
         if volume.state != VolumeState::Creating || volume.kind != VolumeKind::Container {
             return Ok(false);
         }
         Ok(volume.size == self.parent(volume)?.size && self.is_in_pool(volume)?)
     }
+}
 
+impl Pool {
     /// Sealed layers that no image has, the youngest first.
-    fn forsaken_layers(&self) -> Result<Vec<VolumeRecord>, PoolError> {
-        let catalogue = self.pool().catalogue();
+    pub(crate) fn forsaken_layers(&self) -> Result<Vec<VolumeRecord>, PoolError> {
+        let catalogue = self.catalogue();
         let mut needed = HashSet::new();
         for image in catalogue.images()? {
             needed.extend(

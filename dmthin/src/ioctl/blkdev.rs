@@ -108,6 +108,15 @@ pub fn open_exclusive(path: &Path, access: Access) -> Result<OwnedFd, IoctlError
     open(path, access, libc::O_EXCL).map(OwnedFd::from)
 }
 
+/// Opens a block device for reading what lies on it, not what its page cache has of it: offsets,
+/// lengths and memory must be multiples of its block size.
+///
+/// # Errors
+/// As of [`open_exclusive`], but for being busy.
+pub fn open_direct(path: &Path) -> Result<File, IoctlError> {
+    open(path, Access::ReadOnly, libc::O_DIRECT)
+}
+
 /// Opens a block device beside others that have it open.
 pub(super) fn open(path: &Path, access: Access, flags: i32) -> Result<File, IoctlError> {
     let result = OpenOptions::new()

@@ -20,7 +20,8 @@ mod reply;
 mod semaphore;
 
 pub use blkdev::{
-    Access, discard, is_read_only, logical_block_size, open_exclusive, physical_block_size, size,
+    Access, discard, is_read_only, logical_block_size, open_direct, open_exclusive,
+    physical_block_size, size,
 };
 pub use buffer::DevId;
 pub use control::{

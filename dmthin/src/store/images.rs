@@ -7,7 +7,9 @@ use crate::store::catalogue::{Catalogue, Durability};
 use crate::store::containers;
 use crate::store::error::{Outcome, StoreError};
 use crate::store::layers::{self, LAYER};
-use crate::store::record::{AddedImage, ImageRecord, NewImage, RemovedImage, SealedLayer};
+use crate::store::record::{
+    AddedImage, ImageRecord, NewImage, RemovedImage, SealedLayer, VolumeRecord,
+};
 use crate::store::row::{self, Cells, VOLUME, to_sql, volume_key};
 use crate::store::timestamp::Timestamp;
 use crate::store::volumes;
@@ -199,6 +201,29 @@ fn insert(db: &Connection, new: &NewImage) -> Outcome<ImageId> {
     Ok(id.ok_or(rusqlite::Error::QueryReturnedNoRows)?)
 }
 
+/// An image that nobody uses, with the layers that nothing else needs, the topmost first.
+fn plan_removal(db: &Connection, id: ImageId) -> Outcome<RemovedImage> {
+    let image = find(db, id)?;
+    let containers = containers::of_image(db, image_key(id)?)?;
+    if !containers.is_empty() {
+        return Err(StoreError::ImageInUse { containers }.into());
+    }
+    let mut unneeded: Vec<VolumeRecord> = Vec::new();
+    for layer in layers(db, id)?.into_iter().rev() {
+        let (children, images) = volumes::users(db, &layer.volume)?;
+        let goes = |child: &VolumeId| unneeded.iter().any(|volume| volume.id == *child);
+        // Top down: a layer that stays keeps all below it, and so does a snapshot.
+        if images.iter().any(|user| *user != id) || !children.iter().all(goes) {
+            break;
+        }
+        unneeded.push(layer.volume);
+    }
+    Ok(RemovedImage {
+        image,
+        volumes: unneeded,
+    })
+}
+
 impl Catalogue {
     /// Records an image over sealed layers and gives it its names, which are taken from the images
     /// that have them. The same config over the same layers is the same image.
@@ -319,26 +344,20 @@ impl Catalogue {
     /// [`StoreError::ImageInUse`] with its containers, [`StoreError::ImageNotFound`].
     pub fn remove_image(&self, id: ImageId) -> Result<RemovedImage, StoreError> {
         self.write(Durability::Durable, |db| {
-            let image = find(db, id)?;
-            let key = image_key(id)?;
-            let containers = containers::of_image(db, key)?;
-            if !containers.is_empty() {
-                return Err(StoreError::ImageInUse { containers }.into());
+            let mut removed = plan_removal(db, id)?;
+            row::run(db, "DELETE FROM images WHERE id = ?1", [image_key(id)?])?;
+            for volume in &mut removed.volumes {
+                *volume = volumes::retire(db, volume)?;
             }
-            let stack = layers(db, id)?;
-            row::run(db, "DELETE FROM images WHERE id = ?1", [key])?;
-            let mut retired = Vec::new();
-            for layer in stack.iter().rev() {
-                // Top down: a layer that stays keeps all below it, and so does a snapshot.
-                if volumes::is_used(db, &layer.volume)? {
-                    break;
-                }
-                retired.push(volumes::retire(db, &layer.volume)?);
-            }
-            Ok(RemovedImage {
-                image,
-                volumes: retired,
-            })
+            Ok(removed)
         })
+    }
+
+    /// What [`remove_image`](Self::remove_image) would take away now; nothing is changed.
+    ///
+    /// # Errors
+    /// As of [`remove_image`](Self::remove_image).
+    pub fn plan_image_removal(&self, id: ImageId) -> Result<RemovedImage, StoreError> {
+        self.read(|db| plan_removal(db, id))
     }
 }

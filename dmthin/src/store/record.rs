@@ -274,6 +274,18 @@ pub struct ImageRecord {
     pub names: Vec<ImageRef>,
 }
 
+impl ImageRecord {
+    /// The name that a user called the image by, where it has others: removing takes only that.
+    #[must_use]
+    pub fn only_name_meant(&self, text: &str) -> Option<&ImageRef> {
+        let is_meant = |name: &&ImageRef| {
+            name.as_str() == text || name.as_str().strip_suffix(":latest") == Some(text)
+        };
+        let others = self.names.len() > 1;
+        self.names.iter().find(is_meant).filter(|_| others)
+    }
+}
+
 /// What a removed image leaves to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemovedImage {

@@ -108,16 +108,15 @@ fn images_of(db: &Connection, id: VolumeId) -> Outcome<Vec<ImageId>> {
 
 /// What needs a volume: live snapshots keep a base or a layer, images keep a layer. What is a
 /// snapshot of a container stands on its own.
-fn users(db: &Connection, volume: &VolumeRecord) -> Outcome<(Vec<VolumeId>, Vec<ImageId>)> {
+pub(super) fn users(
+    db: &Connection,
+    volume: &VolumeRecord,
+) -> Outcome<(Vec<VolumeId>, Vec<ImageId>)> {
     let children = match volume.kind {
         VolumeKind::Base | VolumeKind::Layer => live_children(db, volume.id)?,
         VolumeKind::Container => Vec::new(),
     };
     Ok((children, images_of(db, volume.id)?))
-}
-
-pub(super) fn is_used(db: &Connection, volume: &VolumeRecord) -> Outcome<bool> {
-    users(db, volume).map(|(children, images)| !children.is_empty() || !images.is_empty())
 }
 
 /// Takes a volume out of the live set: its chain id and its name are free at once.

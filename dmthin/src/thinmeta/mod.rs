@@ -3,8 +3,19 @@
 //! A pool tells its transaction id only once it runs. The superblock tells it before, with the block
 //! size the pool was formatted with: so a pool and its catalogue can be matched, and a swapped or
 //! damaged metadata device refused, before the kernel is given the device.
+//!
+//! [`Metadata`] reads on from there: which thin devices there are, what each has mapped, and what would
+//! come back if some of them went. Of a pool that runs it reads a metadata snapshot, which does
+//! not change under it.
 
 mod crc32c;
+mod device;
+mod metadata;
+mod node;
 mod superblock;
+mod walk;
 
+pub use device::ReadAt;
+pub use metadata::{Metadata, Run, ThinDevice};
+pub use node::Damage;
 pub use superblock::{Corrupt, FirstBlock, ReadError, SpaceMap, Superblock};

@@ -19,9 +19,10 @@ use std::io::{self, Read};
 
 use crate::ids::TransactionId;
 use crate::thinmeta::crc32c::crc32c;
+use crate::thinmeta::node::Damage;
 use crate::units::{BlockSize, DataBlocks, MetaBlocks, Sectors};
 
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 const CSUM_XOR: u32 = 160_774;
 const MAGIC: u64 = 27_022_010;
 const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
@@ -111,6 +112,7 @@ enum Kind {
     },
     BlockNumber {
         found: u64,
+        expected: u64,
     },
     Version {
         found: u32,
@@ -147,7 +149,9 @@ impl fmt::Display for Kind {
             Self::Checksum { found, expected } => {
                 write!(f, "byte 0: checksum {found:#010x}, not {expected:#010x}")
             }
-            Self::BlockNumber { found } => write!(f, "byte {BLOCKNR_AT}: block {found}, not 0"),
+            Self::BlockNumber { found, expected } => {
+                write!(f, "byte {BLOCKNR_AT}: block {found}, not {expected}")
+            }
             Self::Version { found } => {
                 write!(f, "byte {VERSION_AT}: version {found}, not 1 or 2")
             }
@@ -184,6 +188,18 @@ pub enum ReadError {
     /// It could, and is not sound.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
+    /// A block behind it could not be read.
+    #[error("cannot read block {block} of the thin metadata")]
+    Block {
+        /// Which.
+        block: MetaBlocks,
+        /// The answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A block behind it could, and is not what belongs there.
+    #[error(transparent)]
+    Damage(#[from] Damage),
 }
 
 fn bytes_at<const N: usize>(block: &[u8; BLOCK], at: usize) -> [u8; N] {
@@ -194,11 +210,11 @@ fn bytes_at<const N: usize>(block: &[u8; BLOCK], at: usize) -> [u8; N] {
         .expect("every field's offset is a constant inside the block")
 }
 
-fn u32_at(block: &[u8; BLOCK], at: usize) -> u32 {
+pub(super) fn u32_at(block: &[u8; BLOCK], at: usize) -> u32 {
     u32::from_le_bytes(bytes_at(block, at))
 }
 
-fn u64_at(block: &[u8; BLOCK], at: usize) -> u64 {
+pub(super) fn u64_at(block: &[u8; BLOCK], at: usize) -> u64 {
     u64::from_le_bytes(bytes_at(block, at))
 }
 
@@ -244,54 +260,89 @@ impl FirstBlock {
     }
 }
 
+/// That the block is a superblock that belongs at `place`; gives its unit of allocation.
+fn check(block: &[u8; BLOCK], place: MetaBlocks) -> Result<BlockSize, Corrupt> {
+    // Before the checksum: other data is to be called other data, not a damaged superblock.
+    let magic = u64_at(block, MAGIC_AT);
+    if magic != MAGIC {
+        return Err(Corrupt(Kind::Magic { found: magic }));
+    }
+    let found = u32_at(block, 0);
+    let (_, summed) = block.split_at(FLAGS_AT);
+    let expected = crc32c(summed) ^ CSUM_XOR;
+    if found != expected {
+        return Err(Corrupt(Kind::Checksum { found, expected }));
+    }
+    let (found, expected) = (u64_at(block, BLOCKNR_AT), place.get());
+    if found != expected {
+        return Err(Corrupt(Kind::BlockNumber { found, expected }));
+    }
+    let version = u32_at(block, VERSION_AT);
+    if !VERSIONS.contains(&version) {
+        return Err(Corrupt(Kind::Version { found: version }));
+    }
+    let incompat = u32_at(block, INCOMPAT_AT);
+    if incompat != 0 {
+        return Err(Corrupt(Kind::Incompatible { flags: incompat }));
+    }
+    let sectors = u32_at(block, METADATA_BLOCK_SIZE_AT);
+    if sectors != METADATA_BLOCK_SECTORS {
+        return Err(Corrupt(Kind::MetadataBlockSize { sectors }));
+    }
+    let sectors = u32_at(block, DATA_BLOCK_SIZE_AT);
+    BlockSize::from_sectors(Sectors::new(u64::from(sectors)))
+        .map_err(|_| Corrupt(Kind::DataBlockSize { sectors }))
+}
+
+fn root_at(block: &[u8; BLOCK], at: usize, total: u64) -> Result<MetaBlocks, Corrupt> {
+    let root = u64_at(block, at);
+    if root >= total {
+        return Err(Corrupt(Kind::Root {
+            at,
+            block: root,
+            total,
+        }));
+    }
+    Ok(MetaBlocks::new(root))
+}
+
+/// Where the trees of a pool begin, and what else belongs to the same moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Roots {
+    pub(super) transaction_id: TransactionId,
+    pub(super) block_size: BlockSize,
+    pub(super) mappings: MetaBlocks,
+    pub(super) details: MetaBlocks,
+}
+
+impl Roots {
+    /// Takes a metadata snapshot's superblock apart, which lies in block `place`. It is a copy whose
+    /// space maps are wiped (`dm-thin-metadata.c:__reserve_metadata_snap`): how many blocks there are
+    /// is to be had from elsewhere.
+    pub(super) fn decode(
+        block: &[u8; BLOCK],
+        place: MetaBlocks,
+        total: MetaBlocks,
+    ) -> Result<Self, Corrupt> {
+        let block_size = check(block, place)?;
+        Ok(Self {
+            transaction_id: TransactionId::new(u64_at(block, TRANS_ID_AT)),
+            block_size,
+            mappings: root_at(block, DATA_MAPPING_ROOT_AT, total.get())?,
+            details: root_at(block, DEVICE_DETAILS_ROOT_AT, total.get())?,
+        })
+    }
+}
+
 impl Superblock {
     fn decode(block: &[u8; BLOCK]) -> Result<Self, Corrupt> {
-        // Before the checksum: other data is to be called other data, not a damaged superblock.
-        let magic = u64_at(block, MAGIC_AT);
-        if magic != MAGIC {
-            return Err(Corrupt(Kind::Magic { found: magic }));
-        }
-        let found = u32_at(block, 0);
-        let (_, summed) = block.split_at(FLAGS_AT);
-        let expected = crc32c(summed) ^ CSUM_XOR;
-        if found != expected {
-            return Err(Corrupt(Kind::Checksum { found, expected }));
-        }
-        let blocknr = u64_at(block, BLOCKNR_AT);
-        if blocknr != 0 {
-            return Err(Corrupt(Kind::BlockNumber { found: blocknr }));
-        }
-        let version = u32_at(block, VERSION_AT);
-        if !VERSIONS.contains(&version) {
-            return Err(Corrupt(Kind::Version { found: version }));
-        }
-        let incompat = u32_at(block, INCOMPAT_AT);
-        if incompat != 0 {
-            return Err(Corrupt(Kind::Incompatible { flags: incompat }));
-        }
-        let sectors = u32_at(block, METADATA_BLOCK_SIZE_AT);
-        if sectors != METADATA_BLOCK_SECTORS {
-            return Err(Corrupt(Kind::MetadataBlockSize { sectors }));
-        }
-        let sectors = u32_at(block, DATA_BLOCK_SIZE_AT);
-        let block_size = BlockSize::from_sectors(Sectors::new(u64::from(sectors)))
-            .map_err(|_| Corrupt(Kind::DataBlockSize { sectors }))?;
+        let block_size = check(block, MetaBlocks::ZERO)?;
         let (data_total, data_allocated) = counts_at(block, DATA_SPACE_MAP_AT)?;
         let (total, allocated) = counts_at(block, METADATA_SPACE_MAP_AT)?;
-        let root = |at| {
-            let root = u64_at(block, at);
-            if root >= total {
-                return Err(Corrupt(Kind::Root {
-                    at,
-                    block: root,
-                    total,
-                }));
-            }
-            Ok(MetaBlocks::new(root))
-        };
+        let root = |at| root_at(block, at, total);
         Ok(Self {
             needs_check: u32_at(block, FLAGS_AT) & NEEDS_CHECK != 0,
-            version,
+            version: u32_at(block, VERSION_AT),
             transaction_id: TransactionId::new(u64_at(block, TRANS_ID_AT)),
             // The kernel writes 0 for none: block 0 is the superblock itself.
             held_root: Some(root(HELD_ROOT_AT)?).filter(|held| *held != MetaBlocks::ZERO),
@@ -307,6 +358,15 @@ impl Superblock {
             device_details_root: root(DEVICE_DETAILS_ROOT_AT)?,
             block_size,
         })
+    }
+
+    pub(super) const fn roots(&self) -> Roots {
+        Roots {
+            transaction_id: self.transaction_id,
+            block_size: self.block_size,
+            mappings: self.data_mapping_root,
+            details: self.device_details_root,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use dmthin::units::{Bytes, NewSize};
 use serde::Serialize;
 
 use crate::args::{Context, new_size, size};
+use crate::commands::plan;
 use crate::commands::queue;
 use crate::commands::trim;
 use crate::commands::who::{self, WHO_HELP};
@@ -107,10 +108,13 @@ Its name is free at once, and there is no way back. Where it is mounted or its d
 whatever mount namespace, its volume is queued: the kernel takes the device away when it is let go,
 and `queue run` gives the space back then. Else the space is back when the command ends.
 
-Prints: the container's name. That it is queued, and who holds it, goes to stderr.
+Prints: the container's name. That it is queued, and who holds it, goes to stderr. With --dry-run it
+prints what would go, `name`, `volume` or `device` and which, and `bytes` that come back to the pool
+when nobody holds it, exactly; with tabs between them. Nothing is changed then.
 
 Examples:
   pool-cli container rm web
+  pool-cli container rm web --dry-run
   pool-cli container rm web --wait=30      # exit code 5 if somebody holds it longer
   pool-cli container rm web --queue && pool-cli queue run"
     )]
@@ -169,6 +173,9 @@ pub(crate) struct RemoveArgs {
     /// Leave giving the space back to `queue run`
     #[arg(long, conflicts_with = "wait")]
     queue: bool,
+    /// Show what would go and what would come back, but change nothing
+    #[arg(long, conflicts_with_all = ["wait", "queue"])]
+    dry_run: bool,
 }
 
 /// Options of `container mount`.
@@ -270,7 +277,14 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
         }
         ContainerCommand::Trim(TrimArgs { name, all: _ }) => trim::run(context, &pool, name),
         ContainerCommand::Who(ContainerArgs { name }) => who::run(context, &name),
-        ContainerCommand::Remove(RemoveArgs { name, wait, queue }) => {
+        ContainerCommand::Remove(RemoveArgs {
+            name,
+            dry_run: true,
+            ..
+        }) => plan::show(context, &pool.plan_remove_container(&name)?),
+        ContainerCommand::Remove(RemoveArgs {
+            name, wait, queue, ..
+        }) => {
             let how = match wait {
                 Some(limit) => Removing::Wait(limit.map(Duration::from_secs)),
                 None if queue => Removing::Queued,

@@ -12,6 +12,7 @@ use dmthin::ids::ImageRef;
 use serde::Serialize;
 
 use crate::args::{Cli, Context};
+use crate::commands::plan;
 use crate::output::{clean, lines, list, or_dash, record, short, table};
 use crate::progress::Progress;
 use crate::time::utc;
@@ -63,11 +64,14 @@ Example:
 Refused with exit code 5 while a container was made from it.
 
 Prints: `untagged` and a name, or `deleted` and the id, a line for each, with a tab between the two.
+With --dry-run it prints what would go, `name`, `volume` or `device` and which, and `bytes` that come
+back to the pool, exactly; with tabs between them. Nothing is changed then.
 
-Example:
-  pool-cli image rm debian:12"
+Examples:
+  pool-cli image rm debian:12
+  pool-cli image rm debian:12 --dry-run --json | jq .plan.pool_bytes"
     )]
-    Remove(ImageArgs),
+    Remove(RemoveArgs),
 }
 
 /// Options of `image import`.
@@ -94,6 +98,17 @@ pub(crate) struct ImageArgs {
     /// Name of the image, its id, or the first digits of its id
     #[arg(value_name = "REF")]
     image: String,
+}
+
+/// Options of `image rm`.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Name of the image, its id, or the first digits of its id
+    #[arg(value_name = "REF")]
+    image: String,
+    /// Show what would go and what would come back, but change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -144,7 +159,11 @@ pub(crate) fn run(context: &Context, command: ImageCommand) -> anyhow::Result<()
             let history = context.pool(None)?.history(&image)?;
             out.show(&History { history: &history }, || history_table(&history))
         }
-        ImageCommand::Remove(ImageArgs { image }) => {
+        ImageCommand::Remove(RemoveArgs {
+            image,
+            dry_run: true,
+        }) => plan::show(context, &context.pool(None)?.plan_remove_image(&image)?),
+        ImageCommand::Remove(RemoveArgs { image, .. }) => {
             let removed = context.pool(None)?.remove_image(&image)?;
             out.done(&Removed { removed: &removed }, || removed_text(&removed))
         }

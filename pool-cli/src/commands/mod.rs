@@ -3,6 +3,7 @@
 
 pub(crate) mod ballast;
 pub(crate) mod base;
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod container;
@@ -12,6 +13,7 @@ pub(crate) mod explain;
 pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod monitor;
+pub(crate) mod plan;
 pub(crate) mod pool;
 pub(crate) mod queue;
 pub(crate) mod trim;

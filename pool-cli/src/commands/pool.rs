@@ -17,6 +17,7 @@ use serde::Serialize;
 use self::create::CreateArgs;
 use crate::args::{Context, new_size};
 use crate::commands::ballast::{self, BallastCommand};
+use crate::commands::plan;
 use crate::commands::trim;
 use crate::output::{fields, lines, or_dash, record, table, usage};
 use crate::time::span;
@@ -127,11 +128,14 @@ Example:
     #[command(after_help = "\
 Refused with exit code 5 while a container of the pool is mounted or in use. There is no way back.
 
-Prints: NAME and `destroyed`, with a tab between them.
+Prints: NAME and `destroyed`, with a tab between them. With --dry-run it prints what would go, `name`,
+`volume`, `device`, `file` or `wiped` and which, and `host-bytes` that come back with the files; with
+tabs between them. Nothing is changed then.
 
-Example:
-  pool-cli pool destroy tank")]
-    Destroy(NameArgs),
+Examples:
+  pool-cli pool destroy tank
+  pool-cli pool destroy tank --dry-run")]
+    Destroy(DestroyArgs),
 }
 
 /// Reads what a full pool does.
@@ -185,6 +189,16 @@ pub(crate) struct SetArgs {
 pub(crate) struct NameArgs {
     /// Name of the pool
     name: PoolName,
+}
+
+/// Options of `pool destroy`.
+#[derive(Debug, Args)]
+pub(crate) struct DestroyArgs {
+    /// Name of the pool
+    name: PoolName,
+    /// Show what would go and what would come back, but change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -306,7 +320,11 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
             };
             out.done(&body, || record([name.to_string(), "closed".to_owned()]))
         }
-        PoolCommand::Destroy(NameArgs { name }) => {
+        PoolCommand::Destroy(DestroyArgs {
+            name,
+            dry_run: true,
+        }) => plan::show(context, &context.host.plan_destroy(&name)?),
+        PoolCommand::Destroy(DestroyArgs { name, .. }) => {
             context.host.destroy_pool(&name)?;
             let body = Changed {
                 change: Change::Changed,

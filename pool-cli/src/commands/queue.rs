@@ -7,6 +7,7 @@ use dmthin::graph::{Holder, QueueReport, QueueRound, QueueRun, QueueState};
 use serde::Serialize;
 
 use crate::args::Context;
+use crate::commands::plan;
 use crate::output::{lines, list, or_dash, record, table};
 use crate::time::utc;
 
@@ -33,10 +34,13 @@ held or fails is put off, for 1 s at first and twice as long each time, up to te
 not stop the others; without --due it is tried all the same. `pool open` works the queue off too.
 
 Prints: the volume and `removed`, `held` or `failed`, with a tab between them, one a line. Ends with
-the exit code of a failure, if there was one; with 5 where --wait was in vain.
+the exit code of a failure, if there was one; with 5 where --wait was in vain. With --dry-run it
+prints what would go, `volume` or `device` and which, and `bytes` that come back to the pool, exactly;
+with tabs between them. Nothing is changed then.
 
 Examples:
   pool-cli queue run
+  pool-cli queue run --dry-run
   pool-cli queue run --wait=60
   pool-cli queue run --due --quiet         # from a timer")]
     Run(RunArgs),
@@ -51,6 +55,9 @@ pub(crate) struct RunArgs {
     /// Leave out what is put off
     #[arg(long, conflicts_with = "wait")]
     due: bool,
+    /// Show what would go and what would come back, but change nothing
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,12 +85,15 @@ pub(crate) fn run(context: &Context, command: QueueCommand) -> anyhow::Result<()
                 }
             })
         }
-        QueueCommand::Run(RunArgs { wait, due }) => {
+        QueueCommand::Run(RunArgs { wait, due, dry_run }) => {
             let round = match wait {
                 Some(limit) => QueueRound::Wait(limit.map(Duration::from_secs)),
                 None if due => QueueRound::Due,
                 None => QueueRound::All,
             };
+            if dry_run {
+                return plan::show(context, &pool.plan_queue(round)?);
+            }
             let mut run = pool.run_queue(round)?;
             out.done(&Run { run: &run }, || run_lines(&run))?;
             for held in &run.held {

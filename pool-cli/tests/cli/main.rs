@@ -250,6 +250,8 @@ conformance! {
     config_noun: "config", "", Noun;
     config_show: "config show", "", Free;
     config_check: "config check", "", Free;
+    check: "check", "", InPool;
+    gc: "gc", "", InPool;
     doctor: "doctor", "", Free;
     explain: "explain", "", Free;
     completions: "completions", "bash", Free;

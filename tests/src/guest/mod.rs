@@ -6,8 +6,10 @@
 //! `thin_check`, and nothing of ours may be left in the kernel.
 
 mod build;
+mod check;
 mod containers;
 mod devices;
+mod dry_run;
 mod growth;
 mod harness;
 mod host;
@@ -33,6 +35,8 @@ fn all() -> Vec<Test> {
         growth::TESTS,
         monitor::TESTS,
         removal::TESTS,
+        check::TESTS,
+        dry_run::TESTS,
         images::TESTS,
         hostile::TESTS,
         devices::TESTS,

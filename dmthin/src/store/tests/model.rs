@@ -10,7 +10,7 @@ use crate::store::tests::{
     BASE_SIZE, Temp, as_long_as, container, container_name, digest, image, layer, reference,
     variant,
 };
-use crate::store::{NewVolume, StoreError, VolumeState};
+use crate::store::{NewVolume, RemovedImage, StoreError, VolumeState};
 
 /// Numbers pick among what there is, and a little beyond it.
 #[derive(Debug, Clone)]
@@ -372,7 +372,12 @@ fn run(model: &mut Model, real: &Temp, verb: &Verb) -> (Answer, Answer) {
         }
         Verb::RemoveImage { image } => {
             let key = model.pick_image(image);
+            let planned = real.plan_image_removal(ImageId::new(key));
             let done = real.remove_image(ImageId::new(key));
+            let ids = |removed: &RemovedImage| -> Vec<_> {
+                removed.volumes.iter().map(|volume| volume.id).collect()
+            };
+            assert_eq!(planned.as_ref().ok().map(ids), done.as_ref().ok().map(ids));
             (model.remove_image(key), answer(done))
         }
         Verb::Untag { name } => {

@@ -83,7 +83,13 @@ fn each_broken_rule_is_named() {
         (REAL[..4095].to_vec(), Kind::Short { found: 4095 }),
         (Vec::new(), Kind::Short { found: 0 }),
         (vec![0xff; BLOCK], Kind::Magic { found: u64::MAX }),
-        (changed(BLOCKNR_AT, &[9]), Kind::BlockNumber { found: 9 }),
+        (
+            changed(BLOCKNR_AT, &[9]),
+            Kind::BlockNumber {
+                found: 9,
+                expected: 0,
+            },
+        ),
         (changed(VERSION_AT, &[3]), Kind::Version { found: 3 }),
         (changed(VERSION_AT, &[0]), Kind::Version { found: 0 }),
         (changed(INCOMPAT_AT, &[4]), Kind::Incompatible { flags: 4 }),

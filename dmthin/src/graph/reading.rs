@@ -1,0 +1,247 @@
+//! Reads the metadata of a pool: through a metadata snapshot where it runs, else as they lie there.
+//!
+//! A pool holds one snapshot at most, for whoever asks first, and keeps it over crashes and
+//! reboots. So that one of ours is never in our own way, and another tool's never taken from it:
+//!
+//! ```text
+//! lock byte 3      alone, while we have one: no two of us ask at once; the kernel drops it with us
+//! metadata-snap    a file beside the catalogue: empty (durable) before we ask, then the block we got
+//! reserve, read, release, file removed
+//! ```
+//! Who has the lock and finds a snapshot knows that no living process of ours has it. It is ours, of
+//! one that died, if the file is there and names its block or none; then it is released. Else it
+//! is another's, and ours to wait for.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::dm::{DmError, ThinPool};
+use crate::graph::error::PoolError;
+use crate::graph::live::Live;
+use crate::graph::pool::Pool;
+use crate::ioctl::{self, LockGuard};
+use crate::store::{BackingRecord, PoolRecord};
+use crate::thinmeta::{Metadata, ReadError};
+use crate::units::MetaBlocks;
+
+/// A metadata snapshot of ours, until it is released.
+#[derive(Debug)]
+struct Held<'a> {
+    thin_pool: &'a ThinPool<'a>,
+    marker: PathBuf,
+    block: MetaBlocks,
+    released: bool,
+    _lock: LockGuard,
+}
+
+impl Held<'_> {
+    fn release(mut self) -> Result<(), PoolError> {
+        self.released = true;
+        self.release_once()
+    }
+
+    fn release_once(&self) -> Result<(), PoolError> {
+        self.thin_pool.release_metadata_snap()?;
+        unmark(&self.marker)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.released {
+            return;
+        }
+        if let Err(error) = self.release_once() {
+            tracing::error!(%error, "cannot release a metadata snapshot; the next reader will");
+        }
+    }
+}
+
+/// Says durably that a snapshot that is found from now on is ours.
+fn mark(marker: &Path) -> Result<(), PoolError> {
+    let failed = |source| PoolError::io("write", marker, source);
+    File::create(marker)
+        .and_then(|file| file.sync_all())
+        .map_err(failed)?;
+    let dir = marker.parent().unwrap_or(marker);
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(failed)
+}
+
+/// Names the block. Should a power cut lose this, the empty file says enough.
+fn mark_block(marker: &Path, block: MetaBlocks) -> Result<(), PoolError> {
+    File::create(marker)
+        .and_then(|mut file| file.write_all(block.to_string().as_bytes()))
+        .map_err(|source| PoolError::io("write", marker, source))
+}
+
+/// Whether the snapshot in this block is one that we marked.
+fn is_marked(marker: &Path, block: MetaBlocks) -> Result<bool, PoolError> {
+    match fs::read_to_string(marker) {
+        Ok(text) => Ok(text.is_empty() || text == block.to_string()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(PoolError::io("read", marker, source)),
+    }
+}
+
+fn unmark(marker: &Path) -> Result<(), PoolError> {
+    match fs::remove_file(marker) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(PoolError::io("remove", marker, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Live<'_> {
+    /// Reads the pool's metadata as they are now. The snapshot is released again whatever happens.
+    ///
+    /// # Errors
+    /// [`PoolError::MetadataSnapHeld`] where another tool has the pool's snapshot;
+    /// [`PoolError::Metadata`] where what is read is damaged.
+    pub(crate) fn read_metadata<T>(
+        &self,
+        read: impl FnOnce(&mut Metadata<File>) -> Result<T, ReadError>,
+    ) -> Result<T, PoolError> {
+        let held = self.hold()?;
+        let found = self.read_held(held.block, read);
+        let released = held.release();
+        match found {
+            Ok(found) => released.map(|()| found),
+            Err(error) => Err(error.with_undo(released)),
+        }
+    }
+
+    fn hold(&self) -> Result<Held<'_>, PoolError> {
+        let pool = self.pool();
+        let lock = pool.locks().reading()?;
+        let marker = pool.host().layout().metadata_snap(pool.name());
+        let another = |block| PoolError::MetadataSnapHeld {
+            name: pool.name().clone(),
+            block,
+        };
+        if let Some(block) = pool.require_writable(self.thin_pool())?.held_root {
+            if !is_marked(&marker, block)? {
+                return Err(another(block));
+            }
+            tracing::info!(%block, "releasing the metadata snapshot of a reader that died");
+            self.thin_pool().release_metadata_snap()?;
+        }
+        mark(&marker)?;
+        let block = match self.thin_pool().reserve_metadata_snap() {
+            Ok(block) => block,
+            Err(error) => {
+                let undo = unmark(&marker);
+                let error = match error {
+                    // Another tool was faster.
+                    DmError::MetadataSnapHeld { .. } => another(MetaBlocks::ZERO),
+                    error => error.into(),
+                };
+                return Err(error.with_undo(undo));
+            }
+        };
+        let held = Held {
+            thin_pool: self.thin_pool(),
+            marker,
+            block,
+            released: false,
+            _lock: lock,
+        };
+        mark_block(&held.marker, block)?;
+        Ok(held)
+    }
+
+    fn read_held<T>(
+        &self,
+        block: MetaBlocks,
+        read: impl FnOnce(&mut Metadata<File>) -> Result<T, ReadError>,
+    ) -> Result<T, PoolError> {
+        let status = self.pool().require_writable(self.thin_pool())?;
+        let node = self.metadata_node()?;
+        // The kernel writes the metadata past the page cache of their device, where blocks that
+        // somebody read before, as udev does, lie for long.
+        let device = ioctl::open_direct(&node)?;
+        Metadata::of_snapshot(device, block, status.total_metadata, status.total_data)
+            .and_then(|mut metadata| read(&mut metadata))
+            .map_err(|source| self.pool().metadata_error(node, source))
+    }
+
+    /// The node of the device that the pool has its metadata on, whatever else its file is attached to.
+    fn metadata_node(&self) -> Result<PathBuf, PoolError> {
+        let (_, table) = self.thin_pool().table()?;
+        let path = self.pool().backing_path(&self.record().metadata);
+        let node = match &self.record().metadata {
+            BackingRecord::Device { .. } => Some(path.clone()),
+            BackingRecord::File { .. } => ioctl::attached_loops()?
+                .into_iter()
+                .find(|(device, _)| device.dev() == table.metadata)
+                .map(|(device, _)| device.path().to_owned()),
+        };
+        match node {
+            Some(node) if ioctl::node_dev(&node)? == Some(table.metadata) => Ok(node),
+            _ => Err(PoolError::BackingElsewhere {
+                name: self.pool().name().clone(),
+                path,
+                device: table.metadata,
+            }),
+        }
+    }
+}
+
+impl Pool {
+    /// Reads the metadata of a pool that is not open, under a lock that keeps it so.
+    pub(crate) fn read_closed_metadata<T>(
+        &self,
+        record: &PoolRecord,
+        read: impl FnOnce(&mut Metadata<File>) -> Result<T, ReadError>,
+    ) -> Result<T, PoolError> {
+        let path = self.backing_path(&record.metadata);
+        let device = match &record.metadata {
+            BackingRecord::Device { .. } => ioctl::open_direct(&path)?,
+            BackingRecord::File { .. } => {
+                File::open(&path).map_err(|source| PoolError::io("read", &path, source))?
+            }
+        };
+        match Metadata::of_closed(device) {
+            Ok(Some(mut metadata)) => {
+                read(&mut metadata).map_err(|source| self.metadata_error(path, source))
+            }
+            Ok(None) => Err(PoolError::Unformatted {
+                name: self.name().clone(),
+                path,
+            }),
+            Err(source) => Err(self.metadata_error(path, source)),
+        }
+    }
+
+    fn metadata_error(&self, path: PathBuf, source: ReadError) -> PoolError {
+        PoolError::Metadata {
+            pool: self.name().clone(),
+            path,
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_ours_only_if_the_marker_does_not_name_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = dir.path().join("metadata-snap");
+        let block = MetaBlocks::new(712);
+        assert!(!is_marked(&marker, block).unwrap());
+        mark(&marker).unwrap();
+        assert!(is_marked(&marker, block).unwrap());
+        mark_block(&marker, block).unwrap();
+        assert!(is_marked(&marker, block).unwrap());
+        assert!(!is_marked(&marker, MetaBlocks::new(71)).unwrap());
+        unmark(&marker).unwrap();
+        unmark(&marker).unwrap();
+        assert!(!is_marked(&marker, block).unwrap());
+    }
+}

@@ -1,0 +1,153 @@
+//! Walks a btree, trusting no pointer in it.
+//!
+//! What bounds a walk whatever the blocks say: a child's number is below the device's end, its keys lie
+//! in the range that its parent gives it, no path leads through a block twice or deeper than any
+//! tree of the kernel's can be; and a walk that is given [`Seen`] reads no block twice.
+
+use std::collections::HashMap;
+
+use crate::thinmeta::device::{BlockReader, ReadAt};
+use crate::thinmeta::node::{Damage, Kind, Node, number};
+use crate::thinmeta::superblock::ReadError;
+use crate::units::MetaBlocks;
+
+/// Keys have 64 bits and a node that is not the root has at least 42 children
+/// (`dm-btree-remove.c:merge_threshold`): twelve levels are enough, and some are to spare.
+const DEPTH_MAX: usize = 16;
+
+const WORD: u64 = 64;
+const PAGE_WORDS: usize = 64;
+const PAGE: u64 = 4096;
+
+/// A set of block numbers: a bit each, in pages of 4096 that exist once a number in them is seen.
+#[derive(Debug, Default)]
+pub(super) struct Seen(HashMap<u64, Box<[u64; PAGE_WORDS]>>);
+
+impl Seen {
+    /// Puts a number in; true where it was not there.
+    pub(super) fn insert(&mut self, number: u64) -> bool {
+        let page = self
+            .0
+            .entry(number / PAGE)
+            .or_insert_with(|| Box::new([0; PAGE_WORDS]));
+        let word = usize::try_from(number % PAGE / WORD).unwrap_or(0);
+        let bit = 1_u64 << (number % WORD);
+        page.get_mut(word).is_some_and(|word| {
+            let new = *word & bit == 0;
+            *word |= bit;
+            new
+        })
+    }
+}
+
+/// A tree of a metadata device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tree {
+    pub(super) root: MetaBlocks,
+    /// Bytes of a value in a leaf.
+    pub(super) value_size: usize,
+    /// Blocks of the device.
+    pub(super) total: MetaBlocks,
+}
+
+/// The keys that a node may have.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    begin: u64,
+    end: Option<u64>,
+}
+
+impl Tree {
+    /// Gives every leaf to `leaf`, in the order of the keys. Where there is a set of blocks that were
+    /// seen, a subtree whose root is in it is left out.
+    pub(super) fn leaves<D: ReadAt>(
+        self,
+        reader: &mut BlockReader<D>,
+        seen: Option<&mut Seen>,
+        leaf: &mut dyn FnMut(&Node<'_>) -> Result<(), Damage>,
+    ) -> Result<(), ReadError> {
+        Walk {
+            tree: self,
+            reader,
+            seen,
+            leaf,
+            path: Vec::new(),
+        }
+        .enter(
+            self.root,
+            Range {
+                begin: 0,
+                end: None,
+            },
+        )
+    }
+}
+
+struct Walk<'a, D> {
+    tree: Tree,
+    reader: &'a mut BlockReader<D>,
+    seen: Option<&'a mut Seen>,
+    leaf: &'a mut dyn FnMut(&Node<'_>) -> Result<(), Damage>,
+    path: Vec<MetaBlocks>,
+}
+
+impl<D: ReadAt> Walk<'_, D> {
+    fn enter(&mut self, block: MetaBlocks, range: Range) -> Result<(), ReadError> {
+        if self.path.contains(&block) {
+            return Err(Damage::new(block, Kind::Cycle).into());
+        }
+        if self.path.len() >= DEPTH_MAX {
+            return Err(Damage::new(block, Kind::Depth).into());
+        }
+        if let Some(seen) = &mut self.seen
+            && !seen.insert(block.get())
+        {
+            return Ok(());
+        }
+        let bytes = self.reader.read(block)?;
+        let node = Node::decode(block, bytes, self.tree.value_size)?;
+        check_keys(&node, range)?;
+        if node.is_leaf() {
+            return Ok((self.leaf)(&node)?);
+        }
+        let children = children(&node, self.tree.total)?;
+        self.path.push(block);
+        let ends = children.iter().skip(1).map(|(key, _)| Some(*key));
+        for ((begin, child), end) in children.iter().zip(ends.chain([range.end])) {
+            self.enter(*child, Range { begin: *begin, end })?;
+        }
+        self.path.pop();
+        Ok(())
+    }
+}
+
+fn check_keys(node: &Node<'_>, range: Range) -> Result<(), Damage> {
+    let Range { begin, end } = range;
+    // They are in order.
+    for found in [node.keys().next(), node.keys().last()]
+        .into_iter()
+        .flatten()
+    {
+        if found < begin || end.is_some_and(|end| found >= end) {
+            return Err(node.damage(Kind::KeyRange { found, begin, end }));
+        }
+    }
+    Ok(())
+}
+
+/// The children of an inner node, each with its first key.
+fn children(node: &Node<'_>, total: MetaBlocks) -> Result<Vec<(u64, MetaBlocks)>, Damage> {
+    let child = |(entry, (key, value)): (usize, (u64, &[u8]))| {
+        let block = number(value, 0);
+        // Block 0 is the superblock.
+        if block == 0 || block >= total.get() {
+            return Err(node.damage(Kind::Child {
+                entry,
+                block,
+                total: total.get(),
+            }));
+        }
+        Ok((key, MetaBlocks::new(block)))
+    };
+    node.entries().enumerate().map(child).collect()
+}

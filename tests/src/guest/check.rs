@@ -1,0 +1,538 @@
+//! `check` names what does not belong, `gc --dry-run` tells it, `gc` takes it away: each kind made by
+//! hand, and the reader of the pool's metadata against `thin_ls`.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "the small numbers of a test"
+)]
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use dmthin::thinmeta::Metadata;
+use serde_json::Value;
+
+use super::build;
+use super::harness::{Ctx, Test, eventually, text, thin_ids, witness};
+
+/// The tests of this file.
+pub(super) const TESTS: &[Test] = &[
+    ("check_reads_what_thin_ls_reads", reads_what_thin_ls_reads),
+    ("check_and_gc_of_devices", devices),
+    ("check_and_gc_of_thin_ids", thins),
+    ("check_and_gc_of_rows", rows),
+    ("check_tells_what_is_lost", tells_what_is_lost),
+    ("check_and_gc_of_a_closed_pool", closed_pool),
+    ("check_shares_the_metadata_snapshot", metadata_snapshot),
+    ("check_leaves_running_commands_alone", running_commands),
+];
+
+const NODES: &str = "/dev/mapper";
+
+/// A pool with an image of two layers and these containers.
+pub(super) fn pool_with(ctx: &Ctx, containers: &[&str]) -> Result<()> {
+    ctx.pool("tank")?;
+    let image = build::small_image(&ctx.dir, "demo:1")?;
+    ctx.ok(&["image", "import", text(&image)])?;
+    for name in containers {
+        create(ctx, name)?;
+    }
+    Ok(())
+}
+
+fn create(ctx: &Ctx, name: &str) -> Result<()> {
+    ctx.ok(&["container", "create", "demo:1", "--name", name])
+        .map(drop)
+}
+
+/// Writes these blocks of 64 KiB to a container's device, durably.
+pub(super) fn write_blocks(name: &str, blocks: impl IntoIterator<Item = u64>) -> Result<()> {
+    let node = format!("{NODES}/dmthin-tank-ctr-{name}");
+    let device = File::options().write(true).open(&node).context(node)?;
+    for block in blocks {
+        // The journal lies in the middle, at 1 GiB.
+        device.write_all_at(&[7; 65536], (3 << 29) + block * 65536)?;
+    }
+    Ok(device.sync_all()?)
+}
+
+fn dmsetup(args: &[&str]) -> Result<String> {
+    witness("dmsetup", args)
+}
+
+/// Removes a device; without udevd its node would stay.
+fn remove_device(name: &str) -> Result<()> {
+    dmsetup(&["remove", "--retry", name])?;
+    match fs::remove_file(Path::new(NODES).join(name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn message(text: &str) -> Result<()> {
+    dmsetup(&["message", "dmthin-tank-pool", "0", text]).map(drop)
+}
+
+/// What `check` finds, with its exit code.
+fn found(ctx: &Ctx, args: &[&str]) -> Result<(i32, Vec<Value>)> {
+    let args: Vec<_> = ["--json"].iter().chain(args).copied().collect();
+    let output = ctx.cli(&args)?;
+    let value: Value = serde_json::from_str(&output.stdout)
+        .with_context(|| format!("{args:?}: {}{}", output.stdout, output.stderr))?;
+    let list = match args.get(1) {
+        Some(&"gc") => &value["gc"]["collected"],
+        _ => &value["findings"],
+    };
+    Ok((output.code, list.as_array().context("no list")?.clone()))
+}
+
+/// The words under this key, sorted.
+fn words(items: &[Value], key: &str) -> Vec<String> {
+    let mut words: Vec<String> = items
+        .iter()
+        .filter_map(|item| item[key].as_str().map(str::to_owned))
+        .collect();
+    words.sort();
+    words
+}
+
+fn clean(ctx: &Ctx) -> Result<()> {
+    let (code, items) = found(ctx, &["check"])?;
+    ensure!(code == 0 && items.is_empty(), "check: {code} {items:?}");
+    Ok(())
+}
+
+/// `check` finds exactly these kinds, a dry run plans them and changes nothing, `gc` does them all.
+fn found_and_collected(ctx: &Ctx, kinds: &[&str]) -> Result<()> {
+    let mut kinds: Vec<_> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+    kinds.sort();
+    let (code, items) = found(ctx, &["check"])?;
+    ensure!(
+        code == 1 && words(&items, "kind") == kinds,
+        "check: {code} {items:?}"
+    );
+    let (code, planned) = found(ctx, &["gc", "--dry-run"])?;
+    let outcomes: BTreeSet<_> = words(&planned, "outcome").into_iter().collect();
+    ensure!(
+        code == 0 && words(&planned, "kind") == kinds && outcomes == ["planned".to_owned()].into(),
+        "gc --dry-run: {code} {planned:?}"
+    );
+    let (_, again) = found(ctx, &["check"])?;
+    ensure!(items == again, "a dry run changed something: {again:?}");
+    let (code, done) = found(ctx, &["gc"])?;
+    let outcomes: BTreeSet<_> = words(&done, "outcome").into_iter().collect();
+    ensure!(
+        code == 0 && words(&done, "kind") == kinds && outcomes == ["done".to_owned()].into(),
+        "gc: {code} {done:?}"
+    );
+    clean(ctx)
+}
+
+/// A row of `thin_ls`, or of ours.
+type Row = [u64; 3];
+
+fn reads_what_thin_ls_reads(ctx: &Ctx) -> Result<()> {
+    let names: Vec<String> = (0..30).map(|n| format!("c{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    pool_with(ctx, &names)?;
+    for (n, name) in (0_u64..).zip(&names) {
+        // Scattered, more in each, and some in the same places.
+        write_blocks(name, (0..n * 3).map(|k| (k * 37 + n * n) % 3000))?;
+    }
+    clean(ctx)?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    let file = ctx.root.join("tank/metadata.img");
+    let listed = witness(
+        "thin_ls",
+        &[
+            "--no-headers",
+            "-o",
+            "DEV,MAPPED_BLOCKS,EXCLUSIVE_BLOCKS",
+            text(&file),
+        ],
+    )?;
+    let mut theirs: Vec<Row> = Vec::new();
+    for line in listed.lines() {
+        let cells: Result<Vec<u64>, _> = line.split_whitespace().map(str::parse).collect();
+        theirs.push(cells?.try_into().ok().context("a row of three")?);
+    }
+    let mut metadata = Metadata::of_closed(File::open(&file)?)?.context("unformatted")?;
+    let mut ours: Vec<Row> = Vec::new();
+    for device in metadata.devices()? {
+        let alone = metadata.exclusive(&[device.id].into())?;
+        let runs = metadata.runs(device.id)?.context("no runs")?;
+        let mapped: u64 = runs.iter().map(|run| run.len.get()).sum();
+        ensure!(mapped == device.mapped.get(), "{device:?} has {mapped}");
+        ours.push([u64::from(device.id.get()), mapped, alone.get()]);
+    }
+    ensure!(ours == theirs, "ours {ours:?}, theirs {theirs:?}");
+    ensure!(ours.len() == 33, "{} devices", ours.len());
+    let exclusive: BTreeSet<u64> = ours.iter().map(|row| row[2]).collect();
+    ensure!(exclusive.len() > 20, "too much alike: {ours:?}");
+    ctx.ok(&["pool", "open", "tank"])?;
+    clean(ctx)
+}
+
+fn pool_uuid(ctx: &Ctx) -> Result<String> {
+    let status = ctx.json(&["pool", "status", "tank"])?;
+    Ok(status["pool"]["uuid"]
+        .as_str()
+        .context("no uuid")?
+        .to_owned())
+}
+
+fn devices(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web", "db"])?;
+    clean(ctx)?;
+    let uuid = pool_uuid(ctx)?;
+    let make = |name: &str, tail: &str, table: &[&str]| {
+        let uuid = format!("DMTHIN-{tail}");
+        let args: Vec<_> = ["create", name, "-u", &uuid]
+            .iter()
+            .chain(table)
+            .copied()
+            .collect();
+        dmsetup(&args)
+    };
+    make(
+        "dmthin-tank-layer-900",
+        &format!("{uuid}-layer-900"),
+        &["--notable"],
+    )?;
+    make(
+        "dmthin-tank-layer-901",
+        &format!("{uuid}-layer-901"),
+        &["--table", "0 8 error"],
+    )?;
+    dmsetup(&["suspend", "dmthin-tank-ctr-web"])?;
+    remove_device("dmthin-tank-ctr-db")?;
+    let data = ctx.root.join("tank/data.img");
+    witness("losetup", &["-f", text(&data)])?;
+    let ghost = Path::new(NODES).join("dmthin-tank-ctr-ghost");
+    witness("mknod", &[text(&ghost), "b", "253", "250"])?;
+    symlink("../dm-nowhere", Path::new(NODES).join("dmthin-tank-link"))?;
+    // A pool that has gone without its node.
+    let gone = Path::new(NODES).join("dmthin-gone-pool");
+    witness("mknod", &[text(&gone), "b", "253", "251"])?;
+    found_and_collected(
+        ctx,
+        &[
+            "husk",
+            "stray-device",
+            "suspended",
+            "missing-device",
+            "stray-loop",
+            "stray-node",
+            "stray-node",
+            "stray-node",
+        ],
+    )?;
+    let info = dmsetup(&[
+        "info",
+        "-c",
+        "--noheadings",
+        "-o",
+        "suspended",
+        "dmthin-tank-ctr-web",
+    ])?;
+    ensure!(info.trim() == "Active", "web is {info:?}");
+    write_blocks("db", [0])?;
+    ensure!(fs::symlink_metadata(&ghost).is_err() && fs::symlink_metadata(&gone).is_err());
+    // A node that leads to another device is put right.
+    let web = Path::new(NODES).join("dmthin-tank-ctr-web");
+    fs::remove_file(&web)?;
+    witness("mknod", &[text(&web), "b", "253", "250"])?;
+    found_and_collected(ctx, &["stray-node"])?;
+    write_blocks("web", [0])?;
+
+    // What may be another's stays.
+    make(
+        "dmthin-other-pool",
+        "00112233445566778899aabbccddeeff-pool",
+        &["--table", "0 8 error"],
+    )?;
+    let (code, items) = found(ctx, &["gc"])?;
+    ensure!(
+        code == 1
+            && words(&items, "kind") == ["device-of-no-pool"]
+            && words(&items, "outcome") == ["kept"],
+        "{code} {items:?}"
+    );
+    // A pool that was named has nothing to do with it.
+    let (code, items) = found(ctx, &["check", "tank"])?;
+    ensure!(code == 0 && items.is_empty(), "{code} {items:?}");
+    remove_device("dmthin-other-pool")?;
+
+    // One that cannot go does not stop the others.
+    make(
+        "dmthin-tank-layer-902",
+        &format!("{uuid}-layer-902"),
+        &["--table", "0 2048 linear /dev/vm/disk1 0"],
+    )
+    .or_else(|_| {
+        make(
+            "dmthin-tank-layer-902",
+            &format!("{uuid}-layer-902"),
+            &["--table", "0 2048 error"],
+        )
+    })?;
+    dmsetup(&["mknodes", "dmthin-tank-layer-902"])?;
+    let holder = File::open(Path::new(NODES).join("dmthin-tank-layer-902"))?;
+    dmsetup(&["suspend", "dmthin-tank-ctr-web"])?;
+    let (code, items) = found(ctx, &["gc"])?;
+    let outcomes = words(&items, "outcome");
+    ensure!(
+        code == 5 && outcomes == ["done", "failed"],
+        "{code} {items:?}"
+    );
+    drop(holder);
+    found_and_collected(ctx, &["stray-device"])
+}
+
+/// Bytes of the pool in use, by the kernel's own count.
+pub(super) fn used(ctx: &Ctx) -> Result<u64> {
+    let status = ctx.json(&["pool", "status", "tank"])?;
+    status["pool"]["live"]["data"]["used"]
+        .as_u64()
+        .context("no number")
+}
+
+fn thins(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web"])?;
+    // A snapshot of web's that nobody wrote down, with 40 blocks of its own, and an empty one.
+    let web = ctx.json(&["container", "inspect", "web"])?["container"]["thin_id"].to_string();
+    write_blocks("web", 0..100)?;
+    dmsetup(&["suspend", "dmthin-tank-ctr-web"])?;
+    message(&format!("create_snap 7000 {web}"))?;
+    dmsetup(&["resume", "dmthin-tank-ctr-web"])?;
+    write_blocks("web", 0..40)?;
+    message("create_thin 7001")?;
+    let before = used(ctx)?;
+    let planned = {
+        let output = ctx.cli(&["--json", "gc", "--dry-run"])?;
+        let value: Value = serde_json::from_str(&output.stdout)?;
+        value["gc"]["bytes"].as_u64().context("no bytes")?
+    };
+    ensure!(planned == 40 * 65536, "{planned} bytes are promised");
+    found_and_collected(ctx, &["unknown-thin", "unknown-thin"])?;
+    let back = before.saturating_sub(used(ctx)?);
+    ensure!(back == planned, "{planned} were promised, {back} came back");
+    let ids = thin_ids(ctx, "tank")?;
+    ensure!(ids.split_whitespace().count() == 4, "thin ids {ids:?}");
+
+    // With a catalogue that is not of this time nothing is taken away.
+    message("create_thin 7002")?;
+    ctx.ok(&["container", "rm", "web", "--queue"])?;
+    let status = ctx.json(&["pool", "status", "tank"])?;
+    let id = status["pool"]["live"]["transaction_id"]
+        .as_u64()
+        .context("no transaction id")?;
+    message(&format!("set_transaction_id {id} {}", id + 7))?;
+    for command in ["check", "gc"] {
+        let (code, items) = found(ctx, &[command])?;
+        ensure!(
+            code == 8
+                && words(&items, "kind") == ["queued-removal", "unknown-thin", "unpaired"]
+                && words(&items, "remedy") == ["keep"; 3],
+            "{command}: {code} {items:?}"
+        );
+    }
+    let ids = thin_ids(ctx, "tank")?;
+    ensure!(ids.split_whitespace().count() == 5, "thin ids {ids:?}");
+    message(&format!("set_transaction_id {} {id}", id + 7))?;
+    found_and_collected(ctx, &["queued-removal", "unknown-thin"])
+}
+
+fn rows(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web", "db", "held"])?;
+    write_blocks("web", 0..50)?;
+    let before = used(ctx)?;
+    ctx.ok(&["container", "rm", "web", "--queue"])?;
+    let output = ctx.cli(&["--json", "gc", "--dry-run"])?;
+    let value: Value = serde_json::from_str(&output.stdout)?;
+    let planned = value["gc"]["bytes"].as_u64().context("no bytes")?;
+    ensure!(planned >= 50 * 65536, "{planned}");
+    found_and_collected(ctx, &["queued-removal"])?;
+    let back = before.saturating_sub(used(ctx)?);
+    ensure!(back == planned, "{planned} were promised, {back} came back");
+
+    // What is removed and mounted is named with its place, and kept.
+    let dir = ctx.mkdir("held")?;
+    ctx.ok(&["container", "mount", "held", text(&dir)])?;
+    ctx.ok(&["container", "rm", "held"])?;
+    let (code, items) = found(ctx, &["gc"])?;
+    ensure!(
+        code == 1
+            && words(&items, "kind") == ["held-removal"]
+            && words(&items, "outcome") == ["kept"]
+            && words(&items, "text")[0].contains(text(&dir)),
+        "{code} {items:?}"
+    );
+    witness("umount", &[text(&dir)])?;
+    let settled = || -> Result<bool> { Ok(found(ctx, &["gc"])?.0 == 0) };
+    ensure!(eventually(settled)?, "it stays held");
+    clean(ctx)?;
+
+    // Commands that were cut: each time all that is found can be settled, and what is kept is whole.
+    let mut kinds = BTreeSet::new();
+    for turn in 0..8_u64 {
+        let name = format!("cut{turn}");
+        let after = Duration::from_millis(turn * 4);
+        ctx.cut(
+            &["container", "create", "demo:1", "--name", &name],
+            "tank",
+            after,
+        )?;
+        let image = build::Image::new(
+            &format!("cut:{turn}"),
+            vec![
+                build::Layer::new().file("a", &turn.to_le_bytes()).bytes(),
+                build::Layer::new().file("b", &turn.to_le_bytes()).bytes(),
+            ],
+        )
+        .write(&ctx.dir.join("cut.tar"))?;
+        ctx.cut(&["image", "import", text(&image)], "tank", after * 8)?;
+        let (_, items) = found(ctx, &["check"])?;
+        kinds.extend(words(&items, "kind"));
+        let (code, items) = found(ctx, &["gc"])?;
+        ensure!(code == 0, "gc after a cut: {code} {items:?}");
+        clean(ctx)?;
+    }
+    ensure!(
+        kinds.contains("half-made"),
+        "no cut left a row half made: {kinds:?}"
+    );
+    write_blocks("db", [0])
+}
+
+fn tells_what_is_lost(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web", "db"])?;
+    let web = ctx.json(&["container", "inspect", "web"])?["container"]["thin_id"].to_string();
+    remove_device("dmthin-tank-ctr-web")?;
+    message(&format!("delete {web}"))?;
+    for command in ["check", "gc"] {
+        let (code, items) = found(ctx, &[command])?;
+        ensure!(
+            code == 8 && words(&items, "kind") == ["missing-thin"],
+            "{command}: {code} {items:?}"
+        );
+    }
+    let output = ctx.cli(&["check"])?;
+    ensure!(output.stderr.contains("no cleaning can mend"), "{output:?}");
+    // Who owns it says that it may go.
+    ctx.ok(&["container", "rm", "web"])?;
+    clean(ctx)
+}
+
+fn closed_pool(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web"])?;
+    message("create_thin 7000")?;
+    ctx.ok(&["container", "rm", "web", "--queue"])?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    let (code, items) = found(ctx, &["gc"])?;
+    ensure!(
+        code == 1
+            && words(&items, "kind") == ["queued-removal", "unknown-thin"]
+            && words(&items, "outcome") == ["kept", "kept"],
+        "{code} {items:?}"
+    );
+    let data = ctx.root.join("tank/data.img");
+    witness("losetup", &["-f", text(&data)])?;
+    let (_, items) = found(ctx, &["gc"])?;
+    ensure!(
+        words(&items, "outcome") == ["done", "kept", "kept"],
+        "{items:?}"
+    );
+    ctx.ok(&["pool", "open", "tank"])?;
+    found_and_collected(ctx, &["unknown-thin"])
+}
+
+fn is_held() -> Result<bool> {
+    let status = dmsetup(&["status", "dmthin-tank-pool"])?;
+    let held = status.split(' ').nth(6).context("no field")?;
+    Ok(held != "-")
+}
+
+fn metadata_snapshot(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web"])?;
+    clean(ctx)?;
+    let marker = ctx.root.join("tank/metadata-snap");
+    ensure!(!marker.exists() && !is_held()?, "a reader leaves something");
+    // Another tool's: waited for, never taken.
+    message("reserve_metadata_snap")?;
+    ctx.fails(&["check"], 75, "another tool")?;
+    ensure!(is_held()?, "another tool's snapshot was released");
+    fs::write(&marker, "3")?;
+    ctx.fails(&["check"], 75, "another tool")?;
+    ensure!(is_held()?, "another tool's snapshot was released");
+    // Ours, of a reader that died: the marker says so.
+    fs::write(&marker, "")?;
+    clean(ctx)?;
+    ensure!(!marker.exists() && !is_held()?, "it is held still");
+    // Readers that are killed at any time leave nothing that the next one cannot clear.
+    let mut held = 0;
+    for turn in 0..20_u64 {
+        let mut child = std::process::Command::new("pool-cli")
+            .args(["--root", text(&ctx.root), "check"])
+            .spawn()?;
+        while !marker.exists() && child.try_wait()?.is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(turn * 2));
+        child.kill()?;
+        child.wait()?;
+        held += u32::from(is_held()?);
+        clean(ctx)?;
+        ensure!(!is_held()?, "it is held after turn {turn}");
+    }
+    ensure!(held > 0, "no killed reader left its snapshot");
+    // Many at a time, which take turns.
+    let readers: Result<Vec<_>, _> = (0..5)
+        .map(|_| {
+            std::process::Command::new("pool-cli")
+                .args(["--root", text(&ctx.root), "-q", "check"])
+                .spawn()
+        })
+        .collect();
+    for mut reader in readers? {
+        ensure!(reader.wait()?.success(), "a reader among others");
+    }
+    // A pool is destroyed with the marker of a reader that died.
+    fs::write(&marker, "9")?;
+    ctx.ok(&["pool", "destroy", "tank"]).map(drop)
+}
+
+fn running_commands(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web"])?;
+    let stop = ctx.dir.join("stop");
+    let root = text(&ctx.root).to_owned();
+    let script = format!(
+        "n=0; while [ ! -e {stop} ]; do n=$((n+1)); \
+         pool-cli --root {root} container create demo:1 --name loop$n >/dev/null && \
+         pool-cli --root {root} container rm loop$n >/dev/null || echo failed; done",
+        stop = text(&stop)
+    );
+    let worker = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let mut result = Ok(());
+    for _ in 0..25 {
+        let (code, items) = found(ctx, &["check"])?;
+        if code != 0 || !items.is_empty() {
+            result = Err(anyhow::anyhow!("a running command's: {code} {items:?}"));
+            break;
+        }
+    }
+    fs::write(&stop, "")?;
+    let output = worker.wait_with_output()?;
+    result?;
+    if !output.stdout.is_empty() {
+        bail!("the commands: {}", String::from_utf8_lossy(&output.stdout));
+    }
+    clean(ctx)
+}
