@@ -75,6 +75,7 @@
 //! | [`fs`] | ext4 and xfs: made, recognised, mounted without a path, grown, trimmed |
 //! | [`store`] | the catalogue: names, states and intents in one SQL file a pool |
 //! | [`thinmeta`] | a reader of the thin-pool's superblock |
+//! | [`label`] | what a disk says of the pool on it, and the copy of the catalogue on it |
 //! | [`backing`] | sparse files on loop devices; block devices |
 //! | [`dm`] | names, table and status lines, devices, pools, volumes, events, udev |
 //! | [`ioctl`] | the kernel boundary, with the only unsafe code |
@@ -90,12 +91,14 @@
 //! - Nothing is printed, no environment is read. Logs go to `tracing`.
 
 pub mod backing;
+mod crc32c;
 pub mod dm;
 pub mod fs;
 pub mod graph;
 pub mod ids;
 pub mod image;
 pub mod ioctl;
+pub mod label;
 pub mod store;
 pub mod thinmeta;
 pub mod units;

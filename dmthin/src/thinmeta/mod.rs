@@ -4,7 +4,6 @@
 //! size the pool was formatted with: so a pool and its catalogue can be matched, and a swapped or
 //! damaged metadata device refused, before the kernel is given the device.
 
-mod crc32c;
 mod superblock;
 
 pub use superblock::{Corrupt, FirstBlock, ReadError, SpaceMap, Superblock};
