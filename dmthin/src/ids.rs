@@ -19,6 +19,8 @@ pub struct ThinIdError(pub u64);
 impl ThinId {
     /// The largest id there is.
     pub const MAX: Self = Self((1 << 24) - 1);
+    /// The first one.
+    pub const FIRST: Self = Self(0);
 
     /// Checks a number.
     ///

@@ -7,7 +7,7 @@
 //! to by `ioctl`, without libdevmapper and without starting a program; only mkfs is one.
 //!
 //! ```no_run
-//! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource, Removing};
+//! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource, PoolOn, Removing};
 //! use dmthin::ids::{FsType, PoolName};
 //! use dmthin::store::Guard;
 //! use dmthin::units::BlockSize;
@@ -25,7 +25,9 @@
 //!     mkfs_args: Vec::new(),
 //!     single_tenant: false,
 //!     guard: Guard::default(),
-//!     devices: None,
+//!     on: PoolOn::Files,
+//!     force: false,
+//!     overcommit: true,
 //! })?;
 //! let pool = host.pool(&name)?;
 //! let images = pool.import(&ImportSource::File("debian.tar".into()), None, &mut |_| {})?;

@@ -6,6 +6,8 @@
 //! base      dmthin-<pool>-base-<volume id>          DMTHIN-<pool uuid>-base-<volume id>
 //! layer     dmthin-<pool>-layer-<volume id>         DMTHIN-<pool uuid>-layer-<volume id>
 //! container dmthin-<pool>-ctr-<container name>      DMTHIN-<pool uuid>-container-<volume id>
+//! metadata  dmthin-<pool>-tmeta                     DMTHIN-<pool uuid>-tmeta
+//! data      dmthin-<pool>-tdata                     DMTHIN-<pool uuid>-tdata
 //! ```
 //!
 //! The uuid says whose a device is; the name is for people and for `/dev/mapper`. A name is not
@@ -25,6 +27,8 @@ use crate::ids::{ContainerName, DmName, DmUuid, PoolName, PoolUuid, VolumeId, Vo
 
 const UUID_PREFIX: &str = "DMTHIN-";
 const POOL_WORD: &str = "pool";
+const METADATA_WORD: &str = "tmeta";
+const DATA_WORD: &str = "tdata";
 
 fn checked_name(text: String) -> DmName {
     DmName::new(text).expect("the module's doc proves that every name fits in 127 bytes")
@@ -34,6 +38,12 @@ fn checked_name(text: String) -> DmName {
 #[must_use]
 pub fn pool_name(pool: &PoolName) -> DmName {
     checked_name(format!("dmthin-{pool}-pool"))
+}
+
+/// The name of the device below a pool that is a part of a disk.
+#[must_use]
+pub fn part_name(pool: &PoolName, part: PartKind) -> DmName {
+    checked_name(format!("dmthin-{pool}-{}", part.word()))
 }
 
 /// The name of a base volume's device.
@@ -54,11 +64,31 @@ pub fn container_name(pool: &PoolName, container: &ContainerName) -> DmName {
     checked_name(format!("dmthin-{pool}-ctr-{container}"))
 }
 
+/// A part of the disk that a pool lies on whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PartKind {
+    /// Its metadata.
+    Metadata,
+    /// Its data.
+    Data,
+}
+
+impl PartKind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Metadata => METADATA_WORD,
+            Self::Data => DATA_WORD,
+        }
+    }
+}
+
 /// What a device of ours is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OwnKind {
     /// The thin-pool device.
     Pool,
+    /// A device below it, which is a part of a disk.
+    Part(PartKind),
     /// A thin volume of the catalogue.
     Volume(VolumeKind, VolumeId),
 }
@@ -94,6 +124,15 @@ impl OwnUuid {
         }
     }
 
+    /// A part of the pool's disk.
+    #[must_use]
+    pub const fn part(pool: PoolUuid, part: PartKind) -> Self {
+        Self {
+            pool,
+            kind: OwnKind::Part(part),
+        }
+    }
+
     /// A volume's device.
     #[must_use]
     pub const fn volume(pool: PoolUuid, kind: VolumeKind, id: VolumeId) -> Self {
@@ -116,6 +155,7 @@ impl fmt::Display for OwnUuid {
         write!(f, "{UUID_PREFIX}{}-", self.pool)?;
         match self.kind {
             OwnKind::Pool => f.write_str(POOL_WORD),
+            OwnKind::Part(part) => f.write_str(part.word()),
             OwnKind::Volume(kind, id) => write!(f, "{kind}-{id}"),
         }
     }
@@ -130,8 +170,11 @@ impl FromStr for OwnUuid {
             .ok_or_else(|| OwnUuidError::Foreign(text.to_owned()))?;
         let parsed = rest.split_once('-').and_then(|(pool, kind)| {
             let pool = pool.parse().ok()?;
-            if kind == POOL_WORD {
-                return Some(Self::pool(pool));
+            match kind {
+                POOL_WORD => return Some(Self::pool(pool)),
+                METADATA_WORD => return Some(Self::part(pool, PartKind::Metadata)),
+                DATA_WORD => return Some(Self::part(pool, PartKind::Data)),
+                _ => {}
             }
             let (kind, id) = kind.split_once('-')?;
             let id = VolumeId::new(decimal(id)?);
@@ -161,6 +204,14 @@ mod tests {
         let pool = pool_uuid();
         for (own, text) in [
             (OwnUuid::pool(pool), format!("DMTHIN-{POOL}-pool")),
+            (
+                OwnUuid::part(pool, PartKind::Metadata),
+                format!("DMTHIN-{POOL}-tmeta"),
+            ),
+            (
+                OwnUuid::part(pool, PartKind::Data),
+                format!("DMTHIN-{POOL}-tdata"),
+            ),
             (
                 OwnUuid::volume(pool, VolumeKind::Base, VolumeId::new(1)),
                 format!("DMTHIN-{POOL}-base-1"),
@@ -192,6 +243,8 @@ mod tests {
             POOL.to_owned(),
             format!("{POOL}-"),
             format!("{POOL}-pool-1"),
+            format!("{POOL}-tmeta-1"),
+            format!("{POOL}-tdat"),
             format!("{POOL}-layer"),
             format!("{POOL}-layer-"),
             format!("{POOL}-layer-007"),
@@ -232,6 +285,14 @@ mod tests {
         assert_eq!(
             layer_name(&pool, VolumeId::new(4)).as_str(),
             "dmthin-tank-layer-4"
+        );
+        assert_eq!(
+            part_name(&pool, PartKind::Metadata).as_str(),
+            "dmthin-tank-tmeta"
+        );
+        assert_eq!(
+            part_name(&pool, PartKind::Data).as_str(),
+            "dmthin-tank-tdata"
         );
         assert_eq!(
             container_name(&pool, &web).as_str(),

@@ -201,7 +201,8 @@ impl Work<'_> {
             size: self.live.record().base_size.max(below.size),
         })?;
         self.made.push(volume.clone());
-        self.live.snapshot(&volume, below)?;
+        self.live.require_kept(Bytes::ZERO)?;
+        let volume = self.live.snapshot(&volume, below)?;
         let device = self.live.activate_internal(&volume)?;
         let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;
         Live::grow_mounted(&mount, &volume, below)?;
@@ -223,6 +224,7 @@ impl Work<'_> {
         // The unmount writes back and syncs; sync first, so that an error of it is heard.
         mount.sync()?;
         mount.close()?;
+        self.live.measure(&volume)?;
         self.live.deactivate(&volume)?;
         let tar_bytes = Bytes::new(applied.tar_bytes);
         let sealed = catalogue.seal_layer(

@@ -24,11 +24,14 @@
 
 mod base;
 mod code;
+mod commit;
 mod container;
 mod create;
 mod devices;
+mod disk;
 mod doctor;
 mod error;
+mod existing;
 mod grow;
 mod guard;
 mod host;
@@ -51,8 +54,9 @@ mod who;
 
 pub use crate::fs::{Holder, MountNs, Pid, Process};
 pub use code::ErrorCode;
+pub use commit::Promised;
 pub use container::CreateContainer;
-pub use create::{CreatePool, DevicePair};
+pub use create::{CreatePool, DevicePair, PoolOn};
 pub use error::PoolError;
 pub use grow::GrowPool;
 pub use guard::UntilGuard;

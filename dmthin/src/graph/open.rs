@@ -4,8 +4,8 @@ use std::fs::File;
 
 use crate::backing::Attached;
 use crate::dm::{
-    ActivateOptions, DmError, OwnKind, OwnUuid, PoolFeatures, PoolMode, PoolStatus, ThinPool,
-    ThinPoolTable, WorkingPool, names,
+    ActivateOptions, DmError, OwnKind, OwnUuid, PartKind, PoolFeatures, PoolMode, PoolStatus,
+    ThinPool, ThinPoolTable, WorkingPool, names,
 };
 use crate::graph::create::remove_path;
 use crate::graph::error::PoolError;
@@ -20,6 +20,13 @@ use crate::ioctl::{Deferred, DevId, DeviceInfo, LockGuard};
 use crate::store::{BackingRecord, Catalogue, GenerationCheck, PoolRecord, PoolState};
 use crate::thinmeta::FirstBlock;
 use crate::units::Sectors;
+
+/// Our devices that are no volumes, in the order in which they go.
+const BELOW_VOLUMES: [OwnKind; 3] = [
+    OwnKind::Pool,
+    OwnKind::Part(PartKind::Data),
+    OwnKind::Part(PartKind::Metadata),
+];
 
 impl Host {
     /// Opens a pool: its loops, its thin-pool device, what a cut left settled, and the devices of
@@ -106,8 +113,24 @@ impl Pool {
         if self.host().dm()?.active(&uuid)?.is_some() {
             return self.settle_open(record);
         }
-        let data = self.attach(&record.data)?;
-        let metadata = self.attach(&record.metadata)?;
+        match self.open_closed(&record) {
+            Ok(()) => Ok(Change::Changed),
+            // Whatever it was, the devices that were made go again.
+            Err(error) => {
+                let undo = self.close().map(drop);
+                Err(error.with_undo(undo))
+            }
+        }
+    }
+
+    fn open_closed(&self, record: &PoolRecord) -> Result<(), PoolError> {
+        if record.existing().is_some() {
+            let live = self.enter_thin_pool(record)?;
+            live.check_marker()?;
+            return self.settle_volumes(&live).map(drop);
+        }
+        let data = self.attach(record, PartKind::Data)?;
+        let metadata = self.attach(record, PartKind::Metadata)?;
         for (half, size) in [(&data, record.data_size), (&metadata, record.metadata_size)] {
             if half.size() < size {
                 return Err(PoolError::DeviceShrunk {
@@ -118,15 +141,9 @@ impl Pool {
                 });
             }
         }
-        let generation = self.check_superblock(&record, &metadata)?;
-        let live = self.activate_pool(&record, &data, &metadata)?;
-        match self.settle(&live, generation) {
-            Ok(_) => Ok(Change::Changed),
-            Err(error) => {
-                let undo = self.close().map(drop);
-                Err(error.with_undo(undo))
-            }
-        }
+        let generation = self.check_superblock(record, &metadata)?;
+        let live = self.activate_pool(record, &data, &metadata)?;
+        self.settle(&live, generation).map(drop)
     }
 
     /// What is left to do when the pool's device is there.
@@ -140,6 +157,10 @@ impl Pool {
         let stamping = record.pending_generation.is_some();
         let live = Live::open(self, record, None)?;
         let found = self.require_writable(live.thin_pool())?.transaction_id;
+        if live.record().existing().is_some() {
+            live.check_marker()?;
+            return self.settle_volumes(&live);
+        }
         let checked = self.require_generation(live.record(), found)?;
         if stamping && checked == Change::Unchanged {
             return self.settle(&live, found).map(|_| Change::Changed);
@@ -279,7 +300,7 @@ impl Pool {
     }
 
     /// Takes every device of the pool away. The caller holds the whole pool.
-    fn close(&self) -> Result<Change, PoolError> {
+    pub(crate) fn close(&self) -> Result<Change, PoolError> {
         let record = self.record()?;
         let ours: Vec<(DeviceInfo, OwnUuid)> = self
             .host()
@@ -298,8 +319,8 @@ impl Pool {
             });
         }
         let dm = self.host().dm()?;
-        let is_pool = |own: &OwnUuid| matches!(own.kind, OwnKind::Pool);
-        for (device, _) in ours.iter().filter(|(_, own)| !is_pool(own)) {
+        let is_volume = |own: &OwnUuid| matches!(own.kind, OwnKind::Volume(..));
+        for (device, _) in ours.iter().filter(|(_, own)| is_volume(own)) {
             match dm.deactivate(DevId::Dev(device.dev), Deferred::No) {
                 // Its removal was deferred, and its last user let go just now.
                 Err(DmError::NotFound { .. }) => {}
@@ -308,8 +329,10 @@ impl Pool {
                 }
             }
         }
-        for (device, _) in ours.iter().filter(|(_, own)| is_pool(own)) {
-            dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
+        for kind in BELOW_VOLUMES {
+            for (device, _) in ours.iter().filter(|(_, own)| own.kind == kind) {
+                dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
+            }
         }
         Ok(Change::Changed)
     }
@@ -318,7 +341,7 @@ impl Pool {
     fn users(&self, ours: &[(DeviceInfo, OwnUuid)]) -> Result<Vec<String>, PoolError> {
         let mut users = Vec::new();
         for (device, own) in ours {
-            if matches!(own.kind, OwnKind::Pool) || device.open_count == 0 {
+            if !matches!(own.kind, OwnKind::Volume(..)) || device.open_count == 0 {
                 continue;
             }
             let holders = self.holders(device.dev)?;
@@ -339,13 +362,21 @@ impl Pool {
         if record.state != PoolState::Destroying {
             self.catalogue().set_pool_state(PoolState::Destroying)?;
         }
-        for backing in [&record.metadata, &record.data] {
+        if record.existing().is_some() {
+            self.leave_thin_pool(&record)?;
+            return self.host().remove_files(self.name());
+        }
+        // Our superblock, and the base's that lies at the data's begin, must not be taken for
+        // something that lives there.
+        for (half, backing) in [
+            (PartKind::Metadata, &record.metadata),
+            (PartKind::Data, &record.data),
+        ] {
             if matches!(backing, BackingRecord::Device { .. }) {
-                // Our superblock, and the base's that lies at the data's begin, must not be taken
-                // for something that lives there.
-                self.attach(backing)?.wipe()?;
+                self.attach(&record, half)?.wipe()?;
             }
         }
+        self.wipe_disk(&record)?;
         self.host().remove_files(self.name())
     }
 

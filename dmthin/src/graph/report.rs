@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::fs::Holder;
+use crate::graph::commit::Promised;
 use crate::graph::error::PoolError;
 use crate::graph::guard::UntilGuard;
 use crate::ids::{
@@ -185,6 +186,10 @@ pub struct PoolReport {
     pub containers: u64,
     /// Sizes of all containers added up: what they may come to use.
     pub virtual_size: Bytes,
+    /// Whether containers may be promised more than there is.
+    pub overcommit: bool,
+    /// What is promised.
+    pub promised: Promised,
 }
 
 /// A line of `image list`.
@@ -478,6 +483,10 @@ pub struct QueueRun {
 pub enum DeviceKind {
     /// The thin-pool itself.
     Pool,
+    /// The part of the pool's disk that has its metadata.
+    Metadata,
+    /// The part of the pool's disk that has its data.
+    Data,
     /// A volume on it.
     #[serde(untagged)]
     Volume(VolumeKind),
@@ -487,6 +496,8 @@ impl std::fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Pool => f.pad("pool"),
+            Self::Metadata => f.pad("metadata"),
+            Self::Data => f.pad("data"),
             Self::Volume(kind) => kind.fmt(f),
         }
     }

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use dmthin::graph::{
-    BackingReport, Change, CreatePool, DevicePair, GrowPool, PoolPlan, PoolReport, PoolSummary,
-    PoolWord, UntilGuard,
+    Change, CreatePool, DevicePair, GrowPool, PoolOn, PoolPlan, PoolReport, PoolSummary,
 };
 use dmthin::ids::{FsType, PoolName};
 use dmthin::store::Guard;
@@ -14,16 +13,26 @@ use serde::Serialize;
 
 use crate::args::{Context, block_size, new_size, size};
 use crate::commands::trim;
-use crate::output::{fields, lines, or_dash, record, table, usage};
+use crate::output::{lines, record};
+use show::{opened, plan_fields, pool_fields, pool_table};
 
 /// What can be done with pools.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
     /// Make a pool and its base volume, and open it
     #[command(after_help = "\
-Without --data and --metadata the pool lies on two sparse files in DIR/NAME, made with mode 0600;
-files that are there already are never truncated or formatted. They take room on the host only as
-the pool is written.
+Without --device, --data or --existing the pool lies on two sparse files in DIR/NAME, made with mode
+0600; files that are there already are never truncated or formatted. They take room on the host only
+as the pool is written.
+
+--device takes a disk, partition or LVM volume whole: a label, by which other hosts find the pool,
+metadata with room to grow, data. --data and --metadata take one for each. What holds anything is
+refused with exit code 5; --force wipes it, but nothing that is in use.
+
+--existing makes the pool inside a thin-pool of somebody else, as of lvm2, which stays theirs: only
+volumes of our own are made and removed in it. Block size and zeroing are as they made it.
+
+With --no-overcommit a container is refused with exit code 6 that could not be filled.
 
 Prints: NAME, its state, and the number of its device (major:minor), with tabs between them.
 
@@ -32,8 +41,10 @@ Examples:
   pool-cli pool create tank --size 1T --dry-run
   pool-cli pool create ci --size 500G --block-size 128K --base-size 20G --fs xfs
   pool-cli pool create ci --mkfs-arg -O --mkfs-arg ^metadata_csum
-  pool-cli pool create fast --data /dev/vg/data --metadata /dev/vg/meta")]
-    Create(CreateArgs),
+  pool-cli pool create fast --data /dev/vg/data --metadata /dev/vg/meta
+  pool-cli pool create disk --device /dev/disk/by-id/nvme-X --no-overcommit
+  pool-cli pool create shared --existing vg/thinpool")]
+    Create(Box<CreateArgs>),
     /// List the pools
     #[command(after_help = "\
 States: open, closed, creating, destroying, damaged. With -q only names are printed.
@@ -74,16 +85,21 @@ Examples:
   pool-cli pool grow tank --data 200G --metadata +1G
   lvextend -L +50G vg/data && pool-cli pool grow fast")]
     Grow(GrowArgs),
-    /// Set what must stay free in a pool for new things to be made in it
+    /// Set when a pool refuses to have new things made in it
     #[command(after_help = "\
-Below it an import and the making of a container are refused with exit code 6 (data) or 7 (metadata);
-what exists goes on, and removing is never refused. 0 turns it off: a pool that is full makes its
-writers wait and then fail.
+Below the free shares an import and the making of a container are refused with exit code 6 (data) or
+7 (metadata); what exists goes on, and removing is never refused. 0 turns it off: a pool that is full
+makes its writers wait and then fail.
 
-Prints: NAME and the two percentages, with tabs between them.
+With --overcommit no a container is made or grown only if all containers could be filled to the last
+byte, and a layer is imported only if one of the base's size fits beside them; else it is refused
+with exit code 6. Refused itself while more is promised than there is.
 
-Example:
-  pool-cli pool set tank --min-free-data 5%")]
+Prints: NAME, the two percentages, and `yes` or `no` for overcommitment, with tabs between them.
+
+Examples:
+  pool-cli pool set tank --min-free-data 5%
+  pool-cli pool set tank --overcommit no")]
     Set(SetArgs),
     /// Close a pool: take its devices away, keep its data
     #[command(after_help = "\
@@ -126,7 +142,7 @@ pub(crate) struct CreateArgs {
     /// Size of the data file, in bytes or with K, M, G, T
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "100G")]
     size: Bytes,
-    /// Size of the metadata file [default: what the data size needs]
+    /// Size of the metadata, in a file or on --device [default: what the data size needs]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     metadata_size: Option<Bytes>,
     /// The pool's unit of allocation: a multiple of 64K, at most 1G
@@ -164,6 +180,25 @@ pub(crate) struct CreateArgs {
     /// Block device or LVM volume for the metadata
     #[arg(long, value_name = "DEV", requires = "data")]
     metadata: Option<PathBuf>,
+    /// One disk, partition or LVM volume for all of it
+    #[arg(long, value_name = "DEV", conflicts_with_all = ["size", "data", "metadata"])]
+    device: Option<PathBuf>,
+    /// Another's thin-pool to make the pool in: dm name, VG/LV or path
+    #[arg(
+        long,
+        value_name = "THINPOOL",
+        conflicts_with_all = [
+            "size", "metadata_size", "block_size", "single_tenant", "data", "metadata", "device",
+            "no_overcommit", "force"
+        ]
+    )]
+    existing: Option<PathBuf>,
+    /// Wipe what the devices hold; one that is in use is refused all the same
+    #[arg(long)]
+    force: bool,
+    /// Promise containers no more than there is
+    #[arg(long)]
+    no_overcommit: bool,
 }
 
 impl From<CreateArgs> for CreatePool {
@@ -181,10 +216,16 @@ impl From<CreateArgs> for CreatePool {
                 min_free_data: args.min_free_data,
                 min_free_metadata: args.min_free_metadata,
             },
-            devices: args
-                .data
-                .zip(args.metadata)
-                .map(|(data, metadata)| DevicePair { data, metadata }),
+            on: match (args.device, args.existing, args.data.zip(args.metadata)) {
+                (Some(disk), ..) => PoolOn::Disk(disk),
+                (None, Some(thin_pool), _) => PoolOn::ThinPool(thin_pool),
+                (None, None, Some((data, metadata))) => {
+                    PoolOn::Devices(DevicePair { data, metadata })
+                }
+                (None, None, None) => PoolOn::Files,
+            },
+            force: args.force,
+            overcommit: !args.no_overcommit,
         }
     }
 }
@@ -218,12 +259,24 @@ pub(crate) struct SetArgs {
     #[arg(
         long,
         value_name = "PERCENT",
-        required_unless_present = "min_free_metadata"
+        required_unless_present_any = ["min_free_metadata", "overcommit"]
     )]
     min_free_data: Option<Percent>,
     /// Share of the metadata that must stay free for an import or a new container
     #[arg(long, value_name = "PERCENT")]
     min_free_metadata: Option<Percent>,
+    /// Whether containers may be promised more than there is
+    #[arg(long, value_name = "yes|no")]
+    overcommit: Option<YesNo>,
+}
+
+/// A word for a switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum YesNo {
+    /// On.
+    Yes,
+    /// Off.
+    No,
 }
 
 /// The pool of a command that wants its name told.
@@ -265,11 +318,11 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
     let out = &context.out;
     match command {
         PoolCommand::Create(args) if args.dry_run => {
-            let plan = context.host.plan_pool(&args.into())?;
+            let plan = context.host.plan_pool(&(*args).into())?;
             out.show(&Planned { plan: &plan }, || plan_fields(&plan))
         }
         PoolCommand::Create(args) => {
-            let pool = context.host.create_pool(&args.into())?;
+            let pool = context.host.create_pool(&(*args).into())?;
             out.done(&OnePool { pool: &pool }, || opened(&pool))
         }
         PoolCommand::List => {
@@ -326,14 +379,19 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
             name,
             min_free_data,
             min_free_metadata,
+            overcommit,
         }) => {
             let pool = context.pool(name.as_ref())?;
+            if let Some(word) = overcommit {
+                pool.set_overcommit(word == YesNo::Yes)?;
+            }
             let pool = pool.set_guard(min_free_data, min_free_metadata)?;
             out.done(&OnePool { pool: &pool }, || {
                 record([
                     pool.name.to_string(),
                     pool.guard.min_free_data.to_string(),
                     pool.guard.min_free_metadata.to_string(),
+                    if pool.overcommit { "yes" } else { "no" }.to_owned(),
                 ])
             })
         }
@@ -359,177 +417,7 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
     }
 }
 
-const fn word(state: PoolWord) -> &'static str {
-    match state {
-        PoolWord::Open => "open",
-        PoolWord::Closed => "closed",
-        PoolWord::Creating => "creating",
-        PoolWord::Destroying => "destroying",
-        PoolWord::Damaged => "damaged",
-    }
-}
-
-fn opened(pool: &PoolReport) -> String {
-    record([
-        pool.name.to_string(),
-        word(pool.state).to_owned(),
-        or_dash(pool.live.as_ref().map(|live| live.device)),
-    ])
-}
-
-fn pool_table(pools: &[PoolSummary]) -> String {
-    table(
-        ["NAME", "STATE", "SIZE", "IMAGES", "CONTAINERS", "PROBLEM"],
-        pools.iter().map(|pool| {
-            [
-                pool.name.to_string(),
-                word(pool.state).to_owned(),
-                or_dash(pool.data_size),
-                pool.images.to_string(),
-                pool.containers.to_string(),
-                or_dash(pool.problem.as_ref()),
-            ]
-        }),
-    )
-}
-
-/// The plan, each size with its reason.
-fn plan_fields(plan: &PoolPlan) -> String {
-    let (block, blocks) = (plan.block_size.to_bytes(), plan.blocks);
-    fields([
-        ("Pool", plan.name.to_string()),
-        ("Data", plan.data.display().to_string()),
-        (
-            "",
-            format!("{} in {blocks} blocks of {block}", plan.data_size),
-        ),
-        ("Metadata", plan.metadata.display().to_string()),
-        (
-            "",
-            format!(
-                "{}: the kernel's formula, 48 bytes a block, asks for {}, and snapshots written \
-                 here and there take several times that",
-                plan.metadata_size, plan.metadata_least
-            ),
-        ),
-        (
-            "Low water",
-            format!("the kernel gives notice at {} of free data", plan.low_water),
-        ),
-        ("Guard", guard_text(plan.guard, None)),
-        ("Base", format!("{}, {}", plan.fs, plan.base_size)),
-        ("Zeroing", zeroing_text(plan.zeroing).to_owned()),
-    ])
-}
-
-const fn zeroing_text(zeroing: bool) -> &'static str {
-    if zeroing {
-        "new blocks are zeroed"
-    } else {
-        "off (single tenant): containers can read what others wrote before"
-    }
-}
-
-fn pool_fields(pool: &PoolReport) -> String {
-    let mut rows = vec![
-        ("Pool", pool.name.to_string()),
-        ("UUID", pool.uuid.to_string()),
-        ("State", word(pool.state).to_owned()),
-    ];
-    if let Some(live) = &pool.live {
-        let mut mode = live.mode.clone();
-        if live.needs_check {
-            mode.push_str(", the metadata needs a check");
-        }
-        let discards = if live.discard_passdown {
-            "passed down to the data device"
-        } else {
-            "kept in the pool: the data device does not get them"
-        };
-        rows.extend([
-            ("Device", live.device.to_string()),
-            ("Mode", mode),
-            ("Data", live.data.map_or_else(|| "-".to_owned(), usage)),
-            (
-                "Metadata",
-                live.metadata.map_or_else(|| "-".to_owned(), usage),
-            ),
-            ("When full", or_dash(live.on_full.as_ref())),
-            ("Guard", guard_text(pool.guard, live.until_guard)),
-            ("Discards", discards.to_owned()),
-            ("Active volumes", live.active_volumes.to_string()),
-            ("Transaction", or_dash(live.transaction_id)),
-        ]);
-    }
-    rows.push(("Generation", pool.generation.to_string()));
-    rows.extend(backing_rows(["Data on", "Metadata on"], pool));
-    rows.extend([
-        ("Block size", pool.block_size.to_bytes().to_string()),
-        ("Zeroing", zeroing_text(pool.zeroing).to_owned()),
-        ("Base", format!("{}, {}", pool.fs, pool.base_size)),
-        ("Images", format!("{}, {} layers", pool.images, pool.layers)),
-        (
-            "Containers",
-            format!(
-                "{}, {} if all were full",
-                pool.containers, pool.virtual_size
-            ),
-        ),
-    ]);
-    fields(rows)
-}
-
-/// What must stay free, and what is left until then.
-fn guard_text(guard: Guard, left: Option<UntilGuard>) -> String {
-    let part = |what, share: Percent, left: Option<Bytes>| match left {
-        Some(Bytes::ZERO) => format!("{share} of {what} REACHED"),
-        Some(left) => format!("{share} of {what} ({left} to go)"),
-        None => format!("{share} of {what}"),
-    };
-    let data = part("data", guard.min_free_data, left.map(|left| left.data));
-    let metadata = left.map(|left| left.metadata);
-    let metadata = part("metadata", guard.min_free_metadata, metadata);
-    format!("nothing new below {data}, {metadata}")
-}
-
-fn backing_rows(names: [&'static str; 2], pool: &PoolReport) -> Vec<(&'static str, String)> {
-    let [data, metadata] = names;
-    let mut rows = Vec::new();
-    for (name, backing) in [(data, &pool.data), (metadata, &pool.metadata)] {
-        rows.push((name, backing.path.display().to_string()));
-        rows.push(("", backing_line(backing)));
-    }
-    rows
-}
-
-fn backing_line(backing: &BackingReport) -> String {
-    let mut parts = Vec::new();
-    if backing.file {
-        parts.push(format!(
-            "{} of {} allocated",
-            backing.allocated, backing.size
-        ));
-    } else {
-        parts.push(backing.size.to_string());
-    }
-    if let Some(free) = backing.host_free {
-        parts.push(format!("{free} free on the host"));
-    }
-    if let Some(device) = backing.device {
-        let node = backing.node.as_ref();
-        parts.push(node.map_or_else(
-            || format!("device {device}"),
-            |node| format!("{} ({device})", node.display()),
-        ));
-    }
-    if let Some(size) = backing.block_size {
-        parts.push(format!("{} byte blocks", size.get()));
-    }
-    if let Some(direct) = backing.direct_io {
-        parts.push(if direct { "direct I/O" } else { "buffered I/O" }.to_owned());
-    }
-    parts.join(", ")
-}
+mod show;
 
 #[cfg(test)]
 mod tests;

@@ -62,6 +62,8 @@ fn the_pool_is_recorded_as_given_and_survives_a_reopening() {
         state: PoolState::Creating,
         generation: TransactionId::new(0),
         pending_generation: None,
+        overcommit: true,
+        foreign_ids: false,
         next_thin_id: Some(ThinId::new(0).unwrap()),
     };
     assert_eq!(record, expected);
@@ -148,7 +150,7 @@ fn the_settings_that_make_a_commit_safe_are_on() {
     assert_eq!(number("trusted_schema"), 0);
     assert_eq!(number("busy_timeout"), 10_000);
     assert_eq!(number("application_id"), 0x4454_4331);
-    assert_eq!(number("user_version"), 2);
+    assert_eq!(number("user_version"), 3);
     for (durability, synchronous) in [
         (Durability::Durable, 2_i64),
         (Durability::Lazy, 1),
@@ -439,16 +441,16 @@ fn an_older_format_is_migrated_once() {
     assert_refused!(
         Catalogue::open(&path),
         StoreError::NewerFormat {
-            found: 3,
-            supported: 2,
+            found: 4,
+            supported: 3,
             ..
         },
         format!(
-            "the catalogue {} has format 3, this version knows formats up to 2: use a newer version",
+            "the catalogue {} has format 4, this version knows formats up to 3: use a newer version",
             path.display()
         )
     );
-    catalogue.sql("PRAGMA user_version = 2");
+    catalogue.sql("PRAGMA user_version = 3");
     assert_eq!(
         schema::format(&catalogue.lock(), &steps).unwrap(),
         Format::Older

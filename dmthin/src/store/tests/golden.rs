@@ -29,11 +29,13 @@ pub(super) fn golden_copy(format: u32) -> (TempDir, PathBuf) {
 }
 
 #[test]
-#[ignore = "writes fixtures/store/2, which is made once"]
-fn make_the_file_of_format_2() {
+#[ignore = "writes fixtures/store/3, which is made once"]
+fn make_the_file_of_format_3() {
     let catalogue = Temp::new();
     catalogue.set_pool_state(PoolState::Ready).unwrap();
+    catalogue.set_overcommit(false).unwrap();
     let base = ready_base(&catalogue).id;
+    catalogue.set_mapped(base, Bytes::from_mib(5)).unwrap();
     catalogue
         .set_fs_uuid(base, "01234567-89ab-cdef-0123-456789abcdef")
         .unwrap();
@@ -68,8 +70,8 @@ fn make_the_file_of_format_2() {
          UPDATE images SET imported_at = 1700000100; UPDATE removals SET since = 1700000200",
     );
     checkpoint(&catalogue);
-    fs::create_dir_all(golden(2).parent().unwrap()).unwrap();
-    fs::copy(catalogue.path(), golden(2)).unwrap();
+    fs::create_dir_all(golden(3).parent().unwrap()).unwrap();
+    fs::copy(catalogue.path(), golden(3)).unwrap();
 }
 
 /// The one removal: its name, since when, attempts, next try.
@@ -78,16 +80,28 @@ type Queued = (Option<ContainerName>, u64, u64, u64);
 #[test]
 fn a_file_of_format_1_opens_and_says_what_was_written() {
     // Of a removal nothing was written but the state: it is as old as its volume.
-    says_what_was_written(1, (None, 1_700_000_005, 0, 0));
+    says_what_was_written(1, (None, 1_700_000_005, 0, 0), UNKNOWN);
 }
 
 #[test]
 fn a_file_of_format_2_opens_and_says_what_was_written() {
     let name = ContainerName::new("old").ok();
-    says_what_was_written(2, (name, 1_700_000_200, 1, 1_700_000_300));
+    says_what_was_written(2, (name, 1_700_000_200, 1, 1_700_000_300), UNKNOWN);
 }
 
-fn says_what_was_written(format: u32, queued: Queued) {
+#[test]
+fn a_file_of_format_3_opens_and_says_what_was_written() {
+    let name = ContainerName::new("old").ok();
+    let promised = (false, Some(Bytes::from_mib(5)));
+    says_what_was_written(3, (name, 1_700_000_200, 1, 1_700_000_300), promised);
+}
+
+/// Whether overcommitment is allowed, and what the base has mapped.
+type Promised = (bool, Option<Bytes>);
+/// Before format 3 it always was, and nobody wrote down what was mapped.
+const UNKNOWN: Promised = (true, None);
+
+fn says_what_was_written(format: u32, queued: Queued, promised: Promised) {
     let (_directory, path) = golden_copy(format);
     let catalogue = Catalogue::open(&path).unwrap();
     catalogue.check().unwrap();
@@ -111,6 +125,7 @@ fn says_what_was_written(format: u32, queued: Queued) {
         (true, BASE_SIZE, FsType::Ext4)
     );
     assert_eq!(record.mkfs_args, new.mkfs_args);
+    assert_eq!((record.overcommit, record.foreign_ids), (promised.0, false));
     assert_eq!(record.state, PoolState::Ready);
     assert_eq!(record.generation, TransactionId::new(1));
     assert_eq!(record.pending_generation, Some(TransactionId::new(2)));
@@ -128,9 +143,14 @@ fn says_what_was_written(format: u32, queued: Queued) {
         fs_uuid: Some("01234567-89ab-cdef-0123-456789abcdef".to_owned()),
         created_at: Timestamp::from_unix(1_700_000_000 + id),
         active: false,
+        made: true,
+        mapped: None,
     };
     let volumes = [
-        volume(1, VolumeKind::Base, VolumeState::Ready, None),
+        VolumeRecord {
+            mapped: promised.1,
+            ..volume(1, VolumeKind::Base, VolumeState::Ready, None)
+        },
         volume(2, VolumeKind::Layer, VolumeState::Ready, Some(1)),
         volume(3, VolumeKind::Layer, VolumeState::Ready, Some(2)),
         VolumeRecord {
