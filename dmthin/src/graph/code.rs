@@ -10,7 +10,7 @@ use crate::fs::FsError;
 use crate::graph::error::PoolError;
 use crate::image::ImageError;
 use crate::ioctl::IoctlError;
-use crate::label::LabelError;
+use crate::label::{CopyError, LabelError};
 use crate::store::StoreError;
 
 /// Kinds of failure that a caller may want to tell apart; the command's exit codes.
@@ -58,6 +58,7 @@ impl PoolError {
             | Self::Archive { source: error, .. }
             | Self::Layer { source: error, .. } => image_code(error),
             Self::NoPool { .. }
+            | Self::NoLabel { .. }
             | Self::PoolNotFound { .. }
             | Self::NotADirectory { .. }
             | Self::DeviceNotFound { .. } => ErrorCode::NotFound,
@@ -90,6 +91,11 @@ impl PoolError {
             | Self::OtherThinPool { .. }
             | Self::DeviceShrunk { .. } => ErrorCode::NeedsCheck,
             Self::Label { source, .. } => label_code(source),
+            Self::Copy { source, .. } => match source {
+                CopyError::Io { source, .. } => io_code(source),
+                CopyError::None => ErrorCode::NeedsCheck,
+                CopyError::TooLarge { .. } => ErrorCode::NoDataSpace,
+            },
             Self::PoolHalfMade { .. }
             | Self::ContainerHalfMade { .. }
             | Self::PoolNotOpen { .. }

@@ -72,7 +72,7 @@ impl Pool {
         }
         self.catalogue().set_overcommit(overcommit)?;
         if overcommit {
-            return Ok(());
+            return self.copy_if_open();
         }
         let live = match self.host().pool_device(&record)? {
             Some(_) => Some(self.live()?),

@@ -354,7 +354,8 @@ impl Pool {
         let live = self.activate_pool(&record, &data, &metadata)?;
         self.stamp(&live, record.generation)?;
         live.ensure_base(record.fs, record.base_size, &new.mkfs_args)?;
-        Ok(self.catalogue().set_pool_state(PoolState::Ready)?)
+        self.catalogue().set_pool_state(PoolState::Ready)?;
+        self.copy_catalogue(&record, false)
     }
 
     /// The block device of one half of the pool, as long as the record says where it is for us to

@@ -11,7 +11,7 @@ use crate::graph::who::told;
 use crate::ids::{ContainerName, DevNo, DmName, PoolName, TransactionId};
 use crate::image::ImageError;
 use crate::ioctl::IoctlError;
-use crate::label::LabelError;
+use crate::label::{CopyError, LabelError};
 use crate::store::StoreError;
 use crate::thinmeta::ReadError;
 use crate::units::{BlockSize, Bytes, Percent};
@@ -336,6 +336,21 @@ pub enum PoolError {
         /// The pool whose label it has.
         found: Option<PoolName>,
     },
+    /// A disk without a label of ours.
+    #[error("{} has no label of a pool", path.display())]
+    NoLabel {
+        /// The disk.
+        path: PathBuf,
+    },
+    /// The copy of the catalogue on a disk.
+    #[error("the catalogue's copy on {} cannot be used", path.display())]
+    Copy {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: CopyError,
+    },
     /// A disk's label that cannot be used.
     #[error("{} cannot be used", path.display())]
     Label {
@@ -518,6 +533,9 @@ impl PoolError {
             }
             Self::NotOurThinPool { .. } => {
                 "its owner grows it, as with lvextend -L +SIZE VG/POOL".to_owned()
+            }
+            Self::Copy { .. } => {
+                "open the pool on the host that has its catalogue; nothing was changed".to_owned()
             }
             Self::OtherDisk { .. } => {
                 "nothing was changed; name the pool's disk: pool-cli pool open --device DEV"

@@ -191,6 +191,7 @@ impl Pool {
     ) -> Result<PoolReport, PoolError> {
         self.catalogue()
             .set_guard(min_free_data, min_free_metadata)?;
+        self.copy_if_open()?;
         self.status()
     }
 

@@ -67,10 +67,14 @@ impl Pool {
             });
         }
         let _imports = self.locks().share_imports()?;
-        images
+        let reports = images
             .iter()
             .map(|image| self.import_image(&live, &archive, image, name, events))
-            .collect()
+            .collect();
+        if let Err(error) = self.copy_catalogue(live.record(), false) {
+            tracing::warn!(%error, "the catalogue's copy on the disk is not up to date");
+        }
+        reports
     }
 
     fn import_image(

@@ -44,7 +44,7 @@ pub(crate) struct Live<'a> {
     record: PoolRecord,
     thin_pool: ThinPool<'a>,
     // Shared with other verbs, so that no close runs under us; none while we hold the whole pool.
-    _lock: Option<LockGuard>,
+    lock: Option<LockGuard>,
 }
 
 impl<'a> Live<'a> {
@@ -65,7 +65,7 @@ impl<'a> Live<'a> {
             pool,
             record,
             thin_pool,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -75,12 +75,17 @@ impl<'a> Live<'a> {
             pool,
             record,
             thin_pool,
-            _lock: None,
+            lock: None,
         }
     }
 
     pub(crate) fn pool(&self) -> &'a Pool {
         self.pool
+    }
+
+    /// Whether a verb on volumes runs, beside others.
+    pub(crate) fn is_verb(&self) -> bool {
+        self.lock.is_some()
     }
 
     pub(crate) fn record(&self) -> &PoolRecord {

@@ -6,6 +6,7 @@
 //! byte 1          imports share it while their layers belong to no image yet; recovery takes it
 //!                 alone before it calls a layer forsaken
 //! byte 2          who grows the pool or its base takes it alone
+//! byte 3          who writes the catalogue's copy on the pool's disk takes it alone, last of all
 //! byte 2^32 + n   volume n: whoever makes, mounts, grows or removes it
 //! ```
 //!
@@ -21,6 +22,7 @@ use crate::ioctl::{LockByte, LockFile, LockGuard, LockMode};
 const POOL: u64 = 0;
 const IMPORTS: u64 = 1;
 const GROWTH: u64 = 2;
+const COPY: u64 = 3;
 const VOLUMES: u64 = 1 << 32;
 
 fn volume_byte(volume: VolumeId) -> LockByte {
@@ -72,6 +74,11 @@ impl Locks {
     /// The pool's sizes for ourselves; verbs on volumes go on.
     pub(crate) fn growth(&self) -> Result<LockGuard, PoolError> {
         Ok(self.file.lock(LockByte::new(GROWTH), LockMode::Exclusive)?)
+    }
+
+    /// The copy of the catalogue for ourselves.
+    pub(crate) fn copy(&self) -> Result<LockGuard, PoolError> {
+        Ok(self.file.lock(LockByte::new(COPY), LockMode::Exclusive)?)
     }
 
     /// A volume for ourselves.

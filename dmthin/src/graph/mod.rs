@@ -41,6 +41,7 @@ mod inside;
 mod layout;
 mod live;
 mod locks;
+mod moved;
 mod open;
 mod plan;
 mod pool;
@@ -62,6 +63,7 @@ pub use grow::GrowPool;
 pub use guard::UntilGuard;
 pub use host::Host;
 pub use import::ImportSource;
+pub use moved::Adopted;
 pub use pool::Pool;
 pub use removal::{QueueRound, Removing};
 pub use report::{

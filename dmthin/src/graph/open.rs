@@ -63,7 +63,11 @@ impl Host {
     pub fn close_pool(&self, name: &PoolName) -> Result<Change, PoolError> {
         let pool = self.pool(name)?;
         let _lock = pool.lock_idle()?;
-        pool.close()
+        let change = pool.close()?;
+        if change == Change::Changed {
+            pool.copy_catalogue(&pool.record()?, true)?;
+        }
+        Ok(change)
     }
 
     /// Destroys a pool with all that is in it, a half-made one included.
@@ -80,7 +84,7 @@ impl Host {
         pool.clear_away()
     }
 
-    fn remove_files(&self, name: &PoolName) -> Result<(), PoolError> {
+    pub(crate) fn remove_files(&self, name: &PoolName) -> Result<(), PoolError> {
         let dir = self.layout().pool_dir(name);
         // The catalogue goes after the files it knows of, the lock that guards all this last.
         for file in [super::layout::DATA_FILE, super::layout::METADATA_FILE] {
@@ -102,7 +106,7 @@ impl Pool {
             })
     }
 
-    fn open(&self) -> Result<Change, PoolError> {
+    pub(crate) fn open(&self) -> Result<Change, PoolError> {
         let record = self.record()?;
         if record.state != PoolState::Ready {
             return Err(PoolError::PoolHalfMade {
@@ -111,7 +115,12 @@ impl Pool {
         }
         let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
         if self.host().dm()?.active(&uuid)?.is_some() {
-            return self.settle_open(record);
+            let copied = record.clone();
+            let change = self.settle_open(record)?;
+            if change == Change::Changed {
+                self.copy_catalogue(&copied, false)?;
+            }
+            return Ok(change);
         }
         match self.open_closed(&record) {
             Ok(()) => Ok(Change::Changed),
@@ -143,7 +152,9 @@ impl Pool {
         }
         let generation = self.check_superblock(record, &metadata)?;
         let live = self.activate_pool(record, &data, &metadata)?;
-        self.settle(&live, generation).map(drop)
+        self.settle(&live, generation)?;
+        self.update_label(record, record.data_size)?;
+        self.copy_catalogue(record, false)
     }
 
     /// What is left to do when the pool's device is there.
@@ -186,7 +197,14 @@ impl Pool {
         for container in self.catalogue().containers()? {
             if container.volume.active && self.volume_device(&container.volume)?.is_none() {
                 let name = names::container_name(self.name(), &container.name);
-                live.activate(&container.volume, &name)?;
+                match live.activate(&container.volume, &name) {
+                    // Removed after the copy of the catalogue that this one was made from.
+                    Err(PoolError::Dm(DmError::NoSuchThin { .. })) if live.record().foreign_ids => {
+                        tracing::warn!(container = %container.name, "it is not in the pool");
+                        continue;
+                    }
+                    result => result?,
+                };
                 change = Change::Changed;
             }
         }
@@ -295,6 +313,8 @@ impl Pool {
     /// is going (durable), the pool goes, the catalogue says it is there.
     pub(crate) fn stamp(&self, live: &Live<'_>, from: TransactionId) -> Result<(), PoolError> {
         let to = self.catalogue().begin_generation(from)?;
+        // Cut after the next step, the copy pairs with the pool by this intent.
+        self.copy_catalogue(live.record(), false)?;
         live.thin_pool().set_transaction_id(from, to)?;
         Ok(self.catalogue().confirm_generation(to)?)
     }

@@ -190,6 +190,8 @@ pub struct PoolReport {
     pub overcommit: bool,
     /// What is promised.
     pub promised: Promised,
+    /// Whether the pool may have volumes that the catalogue does not know.
+    pub foreign_ids: bool,
 }
 
 /// A line of `image list`.

@@ -63,6 +63,7 @@ impl Pool {
             virtual_size,
             overcommit: record.overcommit,
             promised,
+            foreign_ids: record.foreign_ids,
         })
     }
 

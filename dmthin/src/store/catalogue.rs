@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(super) enum Durability {
 pub struct Catalogue {
     path: PathBuf,
     db: Mutex<Connection>,
+    // Since the last copy was taken of it.
+    written: AtomicBool,
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -207,12 +210,21 @@ impl Catalogue {
         }
     }
 
+    /// Whether something was written by way of this one since it was opened, or since the last call of
+    /// [`content`](Self::content) began.
+    #[must_use]
+    pub fn was_written(&self) -> bool {
+        self.written.load(Ordering::SeqCst)
+    }
+
     /// The whole catalogue as it is now, as the bytes of one file. The caller keeps others from doing
     /// the same, for it is written beside the catalogue first.
     ///
     /// # Errors
     /// The file's own troubles.
     pub fn content(&self) -> Result<Vec<u8>, StoreError> {
+        // First: what is written from here on may not be in it.
+        self.written.store(false, Ordering::SeqCst);
         let scratch = beside(&self.path, ".copy");
         empty_file(&scratch)?;
         let text = scratch.to_str().ok_or_else(|| StoreError::PathNotUtf8 {
@@ -259,6 +271,7 @@ impl Catalogue {
         let catalogue = Self {
             path: path.to_owned(),
             db: Mutex::new(db),
+            written: AtomicBool::new(false),
         };
         match format {
             Format::Current => {}
@@ -375,6 +388,7 @@ impl Catalogue {
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = body(&tx)?;
             tx.commit()?;
+            self.written.store(true, Ordering::SeqCst);
             Ok(value)
         };
         run().map_err(|fault| fault.at(&self.path))

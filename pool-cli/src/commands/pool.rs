@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use dmthin::graph::{
-    Change, CreatePool, DevicePair, GrowPool, PoolOn, PoolPlan, PoolReport, PoolSummary,
+    Adopted, Change, CreatePool, DevicePair, GrowPool, PoolOn, PoolPlan, PoolReport, PoolSummary,
 };
 use dmthin::ids::{FsType, PoolName};
 use dmthin::store::Guard;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::args::{Context, block_size, new_size, size};
 use crate::commands::trim;
 use crate::output::{lines, record};
-use show::{opened, plan_fields, pool_fields, pool_table};
+use show::{adopted_text, opened, plan_fields, pool_fields, pool_table};
 
 /// What can be done with pools.
 #[derive(Debug, Subcommand)]
@@ -67,11 +67,15 @@ Attaches the loop devices, makes the thin-pool device, settles what a crash left
 devices of the containers. A pool that is open already is settled again, unless a command works on
 it.
 
+With --device the pool is found by the label of its disk, which may come from another host: its
+catalogue is taken from the disk then. NAME is what it is called here; its own name if left out.
+
 Prints: NAME, its state, and the number of its device (major:minor), with tabs between them.
 
-Example:
-  pool-cli pool open tank")]
-    Open(NameArgs),
+Examples:
+  pool-cli pool open tank
+  pool-cli pool open --device /dev/sdb")]
+    Open(OpenArgs),
     /// Make a pool larger while it is in use
     #[command(after_help = "\
 Sizes are new sizes, or with a + what is to be added. Sparse files are made longer; a block device or
@@ -279,6 +283,17 @@ enum YesNo {
     No,
 }
 
+/// Options of `pool open`.
+#[derive(Debug, Args)]
+pub(crate) struct OpenArgs {
+    /// Name of the pool
+    #[arg(required_unless_present = "device")]
+    name: Option<PoolName>,
+    /// The disk that the pool lies on
+    #[arg(long, value_name = "DEV")]
+    device: Option<PathBuf>,
+}
+
 /// The pool of a command that wants its name told.
 #[derive(Debug, Args)]
 pub(crate) struct NameArgs {
@@ -305,6 +320,13 @@ struct Planned<'a> {
 struct Opened<'a> {
     change: Change,
     pool: &'a PoolReport,
+}
+
+#[derive(Debug, Serialize)]
+struct OpenedDisk<'a> {
+    change: Change,
+    pool: &'a PoolReport,
+    adopted: Option<Adopted>,
 }
 
 #[derive(Debug, Serialize)]
@@ -342,14 +364,25 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
         PoolCommand::Trim(StatusArgs { name }) => {
             trim::run(context, &context.pool(name.as_ref())?, None)
         }
-        PoolCommand::Open(NameArgs { name }) => {
-            let (change, pool) = context.host.open_pool(&name)?;
+        PoolCommand::Open(OpenArgs { name, device }) => {
+            let (change, pool, adopted) = match (device, name) {
+                (Some(device), name) => context.host.open_disk(&device, name.as_ref())?,
+                (None, name) => {
+                    let name = context.host.pick_pool(name.as_ref())?;
+                    let (change, pool) = context.host.open_pool(&name)?;
+                    (change, pool, None)
+                }
+            };
             if change == Change::Unchanged {
-                out.note(&format!("pool {name} was open already"));
+                out.note(&format!("pool {} was open already", pool.name));
             }
-            let body = Opened {
+            if let Some(adopted) = adopted {
+                out.note(&adopted_text(&pool, adopted));
+            }
+            let body = OpenedDisk {
                 change,
                 pool: &pool,
+                adopted,
             };
             out.done(&body, || opened(&pool))
         }

@@ -8,6 +8,7 @@
 mod build;
 mod containers;
 mod devices;
+mod disks;
 mod growth;
 mod harness;
 mod hostile;
@@ -33,6 +34,7 @@ fn all() -> Vec<Test> {
         images::TESTS,
         hostile::TESTS,
         devices::TESTS,
+        disks::TESTS,
     ]
     .concat()
 }

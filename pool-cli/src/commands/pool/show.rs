@@ -1,12 +1,13 @@
 //! How `pool-cli pool` shows pools.
 
 use dmthin::graph::{
-    BackingReport, PoolPlan, PoolReport, PoolSummary, PoolWord, Promised, UntilGuard,
+    Adopted, BackingReport, PoolPlan, PoolReport, PoolSummary, PoolWord, Promised, UntilGuard,
 };
 use dmthin::store::Guard;
 use dmthin::units::{Bytes, Percent};
 
 use crate::output::{fields, or_dash, record, table, usage};
+use crate::time;
 
 pub(super) const fn word(state: PoolWord) -> &'static str {
     match state {
@@ -126,7 +127,24 @@ pub(super) fn pool_fields(pool: &PoolReport) -> String {
         ),
     ]);
     rows.push(("Overcommit", overcommit_text(pool)));
+    if pool.foreign_ids {
+        let text = "it may have volumes that the catalogue does not know; they are left alone";
+        rows.push(("Others", text.to_owned()));
+    }
     fields(rows)
+}
+
+/// Where the catalogue came from, and what it may lack.
+pub(super) fn adopted_text(pool: &PoolReport, adopted: Adopted) -> String {
+    let (name, written) = (&pool.name, time::utc(adopted.written));
+    let text = format!("pool {name}: its catalogue was taken from its disk, as of {written}");
+    if adopted.closed {
+        return text;
+    }
+    format!(
+        "{text}; it was not closed there, so it may have volumes that the catalogue does not know: \
+         they are left alone"
+    )
 }
 
 fn overcommit_text(pool: &PoolReport) -> String {

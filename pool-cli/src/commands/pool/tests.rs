@@ -157,6 +157,7 @@ fn pool() -> PoolReport {
             sealed: Bytes::from_mib(300),
             total: Bytes::from_gib(100),
         },
+        foreign_ids: true,
     }
 }
 
@@ -221,6 +222,8 @@ Zeroing:         new blocks are zeroed
 Base:            ext4, 10 GiB
 Images:          2, 5 layers
 Containers:      3, 30 GiB if all were full
+Overcommit:      no: 60 GiB promised, up to 300 MiB for images, of 100 GiB
+Others:          it may have volumes that the catalogue does not know; they are left alone
 "
     );
 }
