@@ -64,6 +64,14 @@ pub fn container_name(pool: &PoolName, container: &ContainerName) -> DmName {
     checked_name(format!("dmthin-{pool}-ctr-{container}"))
 }
 
+/// The names that lvm2 gives the device of a thin-pool `VG/LV`: while it has volumes, and while it has
+/// none. A hyphen in either word is doubled (`lib/misc/lvm-string.c`, `build_dm_name`).
+#[must_use]
+pub fn lvm_thin_pool_names(vg: &str, lv: &str) -> [Option<DmName>; 2] {
+    let [vg, lv] = [vg, lv].map(|word| word.replace('-', "--"));
+    ["-tpool", ""].map(|layer| DmName::new(format!("{vg}-{lv}{layer}")).ok())
+}
+
 /// A part of the disk that a pool lies on whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PartKind {
@@ -298,6 +306,14 @@ mod tests {
             container_name(&pool, &web).as_str(),
             "dmthin-tank-ctr-web-1"
         );
+    }
+
+    #[test]
+    fn the_names_of_lvm_double_hyphens() {
+        let [used, unused] = lvm_thin_pool_names("my-vg", "pool").map(Option::unwrap);
+        assert_eq!(used.as_str(), "my--vg-pool-tpool");
+        assert_eq!(unused.as_str(), "my--vg-pool");
+        assert_eq!(lvm_thin_pool_names("a/b", "c"), [None, None]);
     }
 
     proptest! {

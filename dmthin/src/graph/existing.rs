@@ -97,13 +97,7 @@ impl Host {
         let dm = self.dm()?;
         let mut found = match given.to_str().map(DmName::new) {
             Some(Ok(name)) => dm.find(DevId::Name(&name))?,
-            _ => {
-                // `VG/LV`, as lvm2's own commands take it, is a path below /dev.
-                let path = Path::new("/dev").join(given);
-                let meta = std::fs::metadata(path)
-                    .map_err(|source| PoolError::io("find", given, source))?;
-                dm.find(DevId::Dev(DevNo::from_dev_t(meta.rdev())))?
-            }
+            _ => self.find_by_path(given)?,
         };
         for _ in 0..2 {
             let info = found.ok_or_else(not_one)?;
@@ -121,6 +115,26 @@ impl Host {
             found = dm.find(DevId::Dev(below.device))?;
         }
         Err(not_one())
+    }
+
+    /// The dm device that a path leads to. lvm2 shows no node of a thin-pool that has volumes: of
+    /// `VG/LV`, below /dev or not, its names are tried.
+    fn find_by_path(&self, given: &Path) -> Result<Option<DeviceInfo>, PoolError> {
+        let dm = self.dm()?;
+        let path = Path::new("/dev").join(given);
+        let missing = match std::fs::metadata(&path) {
+            Ok(meta) => return Ok(dm.find(DevId::Dev(DevNo::from_dev_t(meta.rdev())))?),
+            Err(source) => PoolError::io("find", given, source),
+        };
+        let word = |path: Option<&Path>| path?.file_name()?.to_str().map(str::to_owned);
+        if let (Some(vg), Some(lv)) = (word(path.parent()), word(Some(&path))) {
+            for name in names::lvm_thin_pool_names(&vg, &lv).into_iter().flatten() {
+                if let Some(info) = dm.find(DevId::Name(&name))? {
+                    return Ok(Some(info));
+                }
+            }
+        }
+        Err(missing)
     }
 }
 
@@ -193,7 +207,12 @@ impl Pool {
     pub(crate) fn leave_thin_pool(&self, record: &PoolRecord) -> Result<(), PoolError> {
         let live = self.enter_thin_pool(record)?;
         // One that is not the pool's has nothing of ours: what has our ids there is somebody's.
-        live.check_marker()?;
+        if let Err(error) = live.check_marker() {
+            drop(live);
+            let undo = self.close().map(drop);
+            return Err(error.with_undo(undo));
+        }
+        self.begin_destroying(record)?;
         let catalogue = self.catalogue();
         for image in catalogue.images()? {
             for name in catalogue.containers()? {

@@ -379,13 +379,11 @@ impl Pool {
     pub(crate) fn clear_away(&self) -> Result<(), PoolError> {
         self.close()?;
         let record = self.record()?;
-        if record.state != PoolState::Destroying {
-            self.catalogue().set_pool_state(PoolState::Destroying)?;
-        }
         if record.existing().is_some() {
             self.leave_thin_pool(&record)?;
             return self.host().remove_files(self.name());
         }
+        self.begin_destroying(&record)?;
         // Our superblock, and the base's that lies at the data's begin, must not be taken for
         // something that lives there.
         for (half, backing) in [
@@ -398,6 +396,14 @@ impl Pool {
         }
         self.wipe_disk(&record)?;
         self.host().remove_files(self.name())
+    }
+
+    /// Records that the pool goes: there is no way back from here.
+    pub(crate) fn begin_destroying(&self, record: &PoolRecord) -> Result<(), PoolError> {
+        if record.state != PoolState::Destroying {
+            self.catalogue().set_pool_state(PoolState::Destroying)?;
+        }
+        Ok(())
     }
 
     /// That the pool takes writes; gives its status.
