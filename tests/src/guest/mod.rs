@@ -17,6 +17,7 @@ mod pairing;
 mod pools;
 mod reboot;
 mod removal;
+mod shared;
 
 use std::path::Path;
 
@@ -35,6 +36,7 @@ fn all() -> Vec<Test> {
         hostile::TESTS,
         devices::TESTS,
         disks::TESTS,
+        shared::TESTS,
     ]
     .concat()
 }
