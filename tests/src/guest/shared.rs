@@ -1,6 +1,7 @@
 //! Pools on lvm2's volumes and in thin-pools of others, and what a pool may promise.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -24,6 +25,12 @@ pub(super) const TESTS: &[Test] = &[
 
 /// A volume group on a disk of the test's own.
 fn volume_group(ctx: &Ctx, mib: u64) -> Result<String> {
+    // lvm2 is built to wait for udev, and to find its nodes made by it.
+    if !Path::new("/run/udev/control").exists() {
+        let settings = "activation { udev_sync = 0 udev_rules = 0 verify_udev_operations = 1 }\n";
+        fs::create_dir_all("/etc/lvm")?;
+        fs::write("/etc/lvm/lvmlocal.conf", settings)?;
+    }
     let (_, node) = block_device(ctx, "pv", mib)?;
     witness("pvcreate", &["-qy", &node])?;
     witness("vgcreate", &["-q", "vg", &node])?;
