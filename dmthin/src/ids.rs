@@ -19,6 +19,8 @@ pub struct ThinIdError(pub u64);
 impl ThinId {
     /// The largest id there is.
     pub const MAX: Self = Self((1 << 24) - 1);
+    /// The first one.
+    pub const FIRST: Self = Self(0);
 
     /// Checks a number.
     ///
@@ -282,6 +284,12 @@ impl PoolUuid {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
+    }
+
+    /// The 16 bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0
     }
 }
 

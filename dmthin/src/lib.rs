@@ -7,7 +7,7 @@
 //! to by `ioctl`, without libdevmapper and without starting a program; only mkfs is one.
 //!
 //! ```no_run
-//! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource, Removing};
+//! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource, PoolOn, Removing};
 //! use dmthin::ids::{FsType, PoolName};
 //! use dmthin::store::{Guard, WhenFull};
 //! use dmthin::units::BlockSize;
@@ -26,7 +26,9 @@
 //!     single_tenant: false,
 //!     guard: Guard::default(),
 //!     when_full: WhenFull::Queue,
-//!     devices: None,
+//!     on: PoolOn::Files,
+//!     force: false,
+//!     overcommit: true,
 //! })?;
 //! let pool = host.pool(&name)?;
 //! let images = pool.import(&ImportSource::File("debian.tar".into()), None, &mut |_| {})?;
@@ -76,6 +78,7 @@
 //! | [`fs`] | ext4 and xfs: made, recognised, mounted without a path, grown, trimmed |
 //! | [`store`] | the catalogue: names, states and intents in one SQL file a pool |
 //! | [`thinmeta`] | a reader of the thin-pool's superblock |
+//! | [`label`] | what a disk says of the pool on it, and the copy of the catalogue on it |
 //! | [`backing`] | sparse files on loop devices; block devices |
 //! | [`dm`] | names, table and status lines, devices, pools, volumes, events, udev |
 //! | [`ioctl`] | the kernel boundary, with the only unsafe code |
@@ -91,12 +94,14 @@
 //! - Nothing is printed, no environment is read. Logs go to `tracing`.
 
 pub mod backing;
+mod crc32c;
 pub mod dm;
 pub mod fs;
 pub mod graph;
 pub mod ids;
 pub mod image;
 pub mod ioctl;
+pub mod label;
 pub mod store;
 pub mod thinmeta;
 pub mod units;

@@ -12,18 +12,20 @@ use std::path::{Path, PathBuf};
 /// Every top-level module of the library with those it may import.
 const MODULES: &[(&str, &[&str])] = &[
     ("units", &[]),
+    ("crc32c", &[]),
     ("ids", &["units"]),
     ("ioctl", &["units", "ids"]),
     ("dm", &["units", "ids", "ioctl"]),
     ("backing", &["units", "ids", "ioctl"]),
-    ("thinmeta", &["units", "ids"]),
+    ("thinmeta", &["units", "ids", "crc32c"]),
+    ("label", &["units", "ids", "crc32c"]),
     ("store", &["units", "ids"]),
-    ("fs", &["units", "ids", "ioctl"]),
+    ("fs", &["units", "ids", "ioctl", "label"]),
     ("image", &["units", "ids", "fs"]),
     (
         "graph",
         &[
-            "units", "ids", "ioctl", "dm", "backing", "thinmeta", "store", "fs", "image",
+            "units", "ids", "ioctl", "dm", "backing", "thinmeta", "label", "store", "fs", "image",
         ],
     ),
 ];

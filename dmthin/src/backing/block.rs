@@ -70,6 +70,12 @@ impl BlockDevice {
         })
     }
 
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Its number.
     #[must_use]
     pub fn dev(&self) -> DevNo {

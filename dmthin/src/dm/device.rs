@@ -47,7 +47,7 @@ impl Default for ActivateOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     name: DmName,
-    uuid: DmUuid,
+    uuid: Option<DmUuid>,
     dev: DevNo,
     node: PathBuf,
 }
@@ -59,10 +59,10 @@ impl Device {
         &self.name
     }
 
-    /// Its uuid.
+    /// Its uuid; others make devices without one.
     #[must_use]
-    pub fn uuid(&self) -> &DmUuid {
-        &self.uuid
+    pub fn uuid(&self) -> Option<&DmUuid> {
+        self.uuid.as_ref()
     }
 
     /// Its number.
@@ -153,7 +153,18 @@ impl Dm {
             .ok_or_else(|| DmError::NotFound {
                 device: uuid.to_string(),
             })?;
-        self.with_node(info.name, uuid.clone(), info.dev)
+        self.with_node(info.name, Some(uuid.clone()), info.dev)
+    }
+
+    /// A device that somebody else made, its node made where it is missing.
+    ///
+    /// # Errors
+    /// [`DmError::NotFound`], [`DmError::NodeInTheWay`], [`DmError::Ioctl`].
+    pub fn existing(&self, id: DevId<'_>) -> Result<Device, DmError> {
+        let info = self.find(id)?.ok_or_else(|| DmError::NotFound {
+            device: id.to_string(),
+        })?;
+        self.with_node(info.name, info.uuid, info.dev)
     }
 
     /// The active device of a uuid, if there is one. A device without a table, as a process that is
@@ -165,9 +176,9 @@ impl Dm {
     pub fn active(&self, uuid: &DmUuid) -> Result<Option<Device>, DmError> {
         match self.find(DevId::Uuid(uuid))? {
             None => Ok(None),
-            Some(info) if info.active_table => {
-                self.with_node(info.name, uuid.clone(), info.dev).map(Some)
-            }
+            Some(info) if info.active_table => self
+                .with_node(info.name, Some(uuid.clone()), info.dev)
+                .map(Some),
             Some(info) => {
                 tracing::info!(name = %info.name, "removing a device that was never given a table");
                 self.remove(&info.name, info.dev, Deferred::No)?;
@@ -216,7 +227,7 @@ impl Dm {
             |info| info.uevent_generated,
         )?;
         udev.wait(UDEV_LIMIT);
-        self.with_node(name.clone(), uuid.clone(), dev)
+        self.with_node(name.clone(), Some(uuid.clone()), dev)
     }
 
     /// Why name or uuid could not be had.
@@ -244,7 +255,7 @@ impl Dm {
 
     /// The device with its node, which is made where it is missing and replaced where it is
     /// another device's.
-    fn with_node(&self, name: DmName, uuid: DmUuid, dev: DevNo) -> Result<Device, DmError> {
+    fn with_node(&self, name: DmName, uuid: Option<DmUuid>, dev: DevNo) -> Result<Device, DmError> {
         let node = self.dev_dir.join(name.as_str());
         match node_dev(&node) {
             Ok(Some(found)) if found == dev => {}
@@ -366,7 +377,7 @@ impl Dm {
         })?;
         udev.wait(UDEV_LIMIT);
         self.remove_node(from, dev);
-        self.with_node(to.clone(), uuid, dev).map(drop)
+        self.with_node(to.clone(), Some(uuid), dev).map(drop)
     }
 
     fn remove(

@@ -70,6 +70,16 @@ pub enum DmError {
         /// What it has.
         found: String,
     },
+    /// A device is a part of another device than it should be.
+    #[error("{name} leads to device {found}, not to {expected}")]
+    LeadsElsewhere {
+        /// The device.
+        name: DmName,
+        /// What it leads to.
+        found: DevNo,
+        /// What it should lead to.
+        expected: DevNo,
+    },
     /// A table or status line is not understood.
     #[error("cannot read what {device} says of itself")]
     Line {

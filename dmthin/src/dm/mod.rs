@@ -10,6 +10,7 @@ mod device;
 mod error;
 mod event;
 mod line;
+mod linear;
 pub mod names;
 mod pool;
 mod status;
@@ -22,7 +23,7 @@ pub use device::{ActivateOptions, Device, Dm};
 pub use error::DmError;
 pub use event::EventWaiter;
 pub use line::LineError;
-pub use names::{OwnKind, OwnUuid};
+pub use names::{OwnKind, OwnUuid, PartKind};
 pub use pool::ThinPool;
 pub use status::{
     DiscardMode, OnFull, PoolMode, PoolStatus, SilentStatus, ThinStatus, WorkingPool,

@@ -7,6 +7,8 @@
 //! base      dmthin-<pool>-base-<volume id>          DMTHIN-<pool uuid>-base-<volume id>
 //! layer     dmthin-<pool>-layer-<volume id>         DMTHIN-<pool uuid>-layer-<volume id>
 //! container dmthin-<pool>-ctr-<container name>      DMTHIN-<pool uuid>-container-<volume id>
+//! metadata  dmthin-<pool>-tmeta                     DMTHIN-<pool uuid>-tmeta
+//! data      dmthin-<pool>-tdata                     DMTHIN-<pool uuid>-tdata
 //! ```
 //!
 //! The uuid says whose a device is; the name is for people and for `/dev/mapper`. A name is not
@@ -27,6 +29,8 @@ use crate::ids::{ContainerName, DmName, DmUuid, PoolName, PoolUuid, VolumeId, Vo
 const UUID_PREFIX: &str = "DMTHIN-";
 const POOL_WORD: &str = "pool";
 const BALLAST_WORD: &str = "ballast";
+const METADATA_WORD: &str = "tmeta";
+const DATA_WORD: &str = "tdata";
 
 fn checked_name(text: String) -> DmName {
     DmName::new(text).expect("the module's doc proves that every name fits in 127 bytes")
@@ -42,6 +46,12 @@ pub fn pool_name(pool: &PoolName) -> DmName {
 #[must_use]
 pub fn ballast_name(pool: &PoolName) -> DmName {
     checked_name(format!("dmthin-{pool}-ballast"))
+}
+
+/// The name of the device below a pool that is a part of a disk.
+#[must_use]
+pub fn part_name(pool: &PoolName, part: PartKind) -> DmName {
+    checked_name(format!("dmthin-{pool}-{}", part.word()))
 }
 
 /// The name of a base volume's device.
@@ -62,6 +72,32 @@ pub fn container_name(pool: &PoolName, container: &ContainerName) -> DmName {
     checked_name(format!("dmthin-{pool}-ctr-{container}"))
 }
 
+/// The names that lvm2 gives the device of a thin-pool `VG/LV`: while it has volumes, and while it has
+/// none. A hyphen in either word is doubled (`lib/misc/lvm-string.c`, `build_dm_name`).
+#[must_use]
+pub fn lvm_thin_pool_names(vg: &str, lv: &str) -> [Option<DmName>; 2] {
+    let [vg, lv] = [vg, lv].map(|word| word.replace('-', "--"));
+    ["-tpool", ""].map(|layer| DmName::new(format!("{vg}-{lv}{layer}")).ok())
+}
+
+/// A part of the disk that a pool lies on whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PartKind {
+    /// Its metadata.
+    Metadata,
+    /// Its data.
+    Data,
+}
+
+impl PartKind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Metadata => METADATA_WORD,
+            Self::Data => DATA_WORD,
+        }
+    }
+}
+
 /// What a device of ours is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OwnKind {
@@ -69,6 +105,8 @@ pub enum OwnKind {
     Pool,
     /// Its ballast, while that is being filled.
     Ballast,
+    /// A device below it, which is a part of a disk.
+    Part(PartKind),
     /// A thin volume of the catalogue.
     Volume(VolumeKind, VolumeId),
 }
@@ -113,6 +151,15 @@ impl OwnUuid {
         }
     }
 
+    /// A part of the pool's disk.
+    #[must_use]
+    pub const fn part(pool: PoolUuid, part: PartKind) -> Self {
+        Self {
+            pool,
+            kind: OwnKind::Part(part),
+        }
+    }
+
     /// A volume's device.
     #[must_use]
     pub const fn volume(pool: PoolUuid, kind: VolumeKind, id: VolumeId) -> Self {
@@ -136,6 +183,7 @@ impl fmt::Display for OwnUuid {
         match self.kind {
             OwnKind::Pool => f.write_str(POOL_WORD),
             OwnKind::Ballast => f.write_str(BALLAST_WORD),
+            OwnKind::Part(part) => f.write_str(part.word()),
             OwnKind::Volume(kind, id) => write!(f, "{kind}-{id}"),
         }
     }
@@ -153,6 +201,8 @@ impl FromStr for OwnUuid {
             match kind {
                 POOL_WORD => return Some(Self::pool(pool)),
                 BALLAST_WORD => return Some(Self::ballast(pool)),
+                METADATA_WORD => return Some(Self::part(pool, PartKind::Metadata)),
+                DATA_WORD => return Some(Self::part(pool, PartKind::Data)),
                 _ => {}
             }
             let (kind, id) = kind.split_once('-')?;
@@ -185,6 +235,14 @@ mod tests {
             (OwnUuid::pool(pool), format!("DMTHIN-{POOL}-pool")),
             (OwnUuid::ballast(pool), format!("DMTHIN-{POOL}-ballast")),
             (
+                OwnUuid::part(pool, PartKind::Metadata),
+                format!("DMTHIN-{POOL}-tmeta"),
+            ),
+            (
+                OwnUuid::part(pool, PartKind::Data),
+                format!("DMTHIN-{POOL}-tdata"),
+            ),
+            (
                 OwnUuid::volume(pool, VolumeKind::Base, VolumeId::new(1)),
                 format!("DMTHIN-{POOL}-base-1"),
             ),
@@ -215,6 +273,8 @@ mod tests {
             POOL.to_owned(),
             format!("{POOL}-"),
             format!("{POOL}-pool-1"),
+            format!("{POOL}-tmeta-1"),
+            format!("{POOL}-tdat"),
             format!("{POOL}-layer"),
             format!("{POOL}-layer-"),
             format!("{POOL}-layer-007"),
@@ -257,9 +317,25 @@ mod tests {
             "dmthin-tank-layer-4"
         );
         assert_eq!(
+            part_name(&pool, PartKind::Metadata).as_str(),
+            "dmthin-tank-tmeta"
+        );
+        assert_eq!(
+            part_name(&pool, PartKind::Data).as_str(),
+            "dmthin-tank-tdata"
+        );
+        assert_eq!(
             container_name(&pool, &web).as_str(),
             "dmthin-tank-ctr-web-1"
         );
+    }
+
+    #[test]
+    fn the_names_of_lvm_double_hyphens() {
+        let [used, unused] = lvm_thin_pool_names("my-vg", "pool").map(Option::unwrap);
+        assert_eq!(used.as_str(), "my--vg-pool-tpool");
+        assert_eq!(unused.as_str(), "my--vg-pool");
+        assert_eq!(lvm_thin_pool_names("a/b", "c"), [None, None]);
     }
 
     proptest! {

@@ -48,7 +48,14 @@ impl<'a> ThinPool<'a> {
     /// # Errors
     /// [`DmError::NotFound`], [`DmError::WrongTarget`], [`DmError::Ioctl`].
     pub fn open(dm: &'a Dm, uuid: &DmUuid) -> Result<Self, DmError> {
-        let device = dm.device(uuid)?;
+        Self::of(dm, dm.device(uuid)?)
+    }
+
+    /// The pool that a device is, whoever made it.
+    ///
+    /// # Errors
+    /// [`DmError::WrongTarget`], [`DmError::Ioctl`].
+    pub fn of(dm: &'a Dm, device: Device) -> Result<Self, DmError> {
         let (_, lines) = dm.control().table(device.id())?;
         only_line(device.name(), ThinPoolTable::TARGET, lines)?;
         Ok(Self { dm, device })

@@ -52,6 +52,17 @@ pub enum FsError {
         #[source]
         source: io::Error,
     },
+    /// The device could not be written.
+    #[error("cannot wipe {what} at byte {at}")]
+    Write {
+        /// What was to be wiped.
+        what: &'static str,
+        /// Where.
+        at: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// It has the mark of a file system we make, but its sizes make no sense.
     #[error("the {fs} superblock is damaged: {field} is {found}")]
     DamagedSuperblock {

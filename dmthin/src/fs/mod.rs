@@ -22,7 +22,7 @@ pub use mkfs::{MkfsOptions, mkfs};
 pub use mount::{DetachedMount, MountOptions};
 pub use mountinfo::{MountEntry, mounts_of, open_mount, parse_mountinfo, unmount};
 pub use resize::{grow, trim};
-pub use signature::{Signature, SignatureKind, find_signature};
+pub use signature::{Signature, SignatureKind, find_signature, wipe_signatures};
 pub use superblock::{SuperblockInfo, probe};
 pub use tool::Tool;
 pub use uuid::FsUuid;

@@ -6,9 +6,11 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 
 use crate::fs::error::FsError;
 use crate::fs::superblock::read_at;
+use crate::label;
 use crate::units::Bytes;
 
 /// Whose mark was found.
@@ -41,6 +43,12 @@ pub enum SignatureKind {
     Md,
     /// A device of bcache.
     Bcache,
+    /// erofs.
+    Erofs,
+    /// A device of a ZFS pool.
+    Zfs,
+    /// A disk with a label of ours.
+    Dmthin,
 }
 
 impl fmt::Display for SignatureKind {
@@ -59,6 +67,9 @@ impl fmt::Display for SignatureKind {
             Self::Iso9660 => "an ISO 9660 file system",
             Self::Md => "a member of an md array",
             Self::Bcache => "a bcache device",
+            Self::Erofs => "an erofs file system",
+            Self::Zfs => "a device of a ZFS pool",
+            Self::Dmthin => "a pool of dmthin",
         })
     }
 }
@@ -76,16 +87,51 @@ const MD_MAGIC: &[u8] = &[0xfc, 0x4e, 0x2b, 0xa9];
 const BCACHE_MAGIC: &[u8] = &[
     0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81,
 ];
+const EROFS_MAGIC: &[u8] = &0xe0f5_e1e2_u32.to_le_bytes();
+/// The second header of LUKS 2, at each place where it may be.
+const LUKS2_SECOND: &[u8] = b"SKUL\xba\xbe";
+/// An uberblock, as either kind of machine writes it.
+const ZFS_MAGIC: [&[u8]; 2] = [
+    &0x00ba_b10c_u64.to_le_bytes(),
+    &0x00ba_b10c_u64.to_be_bytes(),
+];
+/// A label of ZFS, four of which are on a device: two at its begin, two at its end.
+const ZFS_LABEL: u64 = 256 << 10;
+/// The second half of a label is a ring of uberblocks, each at a multiple of this.
+const ZFS_UBERBLOCK: usize = 1 << 10;
 const THIN_MAGIC: &[u8] = &27_022_010_u64.to_le_bytes();
 
+/// Whose, where, and what.
+type Mark = (SignatureKind, u64, &'static [u8]);
+
 /// Marks at fixed places, the strongest first: a boot sector's two bytes come last.
-const MARKS: &[(SignatureKind, u64, &[u8])] = &[
+const MARKS: &[Mark] = &[
+    (
+        SignatureKind::Dmthin,
+        label::LABEL_AT[0].get(),
+        label::MAGIC,
+    ),
+    (
+        SignatureKind::Dmthin,
+        label::LABEL_AT[1].get(),
+        label::MAGIC,
+    ),
     (SignatureKind::ThinPool, 32, THIN_MAGIC),
     (SignatureKind::Xfs, 0, b"XFSB"),
     (SignatureKind::Ext, 1080, &[0x53, 0xef]),
     (SignatureKind::Btrfs, 0x1_0040, b"_BHRfS_M"),
     (SignatureKind::Luks, 0, b"LUKS\xba\xbe"),
+    (SignatureKind::Luks, 0x4000, LUKS2_SECOND),
+    (SignatureKind::Luks, 0x8000, LUKS2_SECOND),
+    (SignatureKind::Luks, 0x1_0000, LUKS2_SECOND),
+    (SignatureKind::Luks, 0x2_0000, LUKS2_SECOND),
+    (SignatureKind::Luks, 0x4_0000, LUKS2_SECOND),
+    (SignatureKind::Luks, 0x8_0000, LUKS2_SECOND),
+    (SignatureKind::Luks, 0x10_0000, LUKS2_SECOND),
+    (SignatureKind::Luks, 0x20_0000, LUKS2_SECOND),
+    (SignatureKind::Luks, 0x40_0000, LUKS2_SECOND),
     (SignatureKind::Squashfs, 0, b"hsqs"),
+    (SignatureKind::Erofs, 1024, EROFS_MAGIC),
     (SignatureKind::Iso9660, 0x8001, b"CD001"),
     (SignatureKind::Lvm2, 0, b"LABELONE"),
     (SignatureKind::Lvm2, 512, b"LABELONE"),
@@ -106,14 +152,73 @@ const MARKS: &[(SignatureKind, u64, &[u8])] = &[
     (SignatureKind::Mbr, 510, &[0x55, 0xaa]),
 ];
 
-/// Where md 1.0 and md 0.90 keep their superblocks (`include/uapi/linux/raid/md_p.h`).
-fn md_at_end(size: u64) -> [Option<u64>; 2] {
-    let whole = |unit: u64, back: u64| {
-        size.checked_div(unit)
-            .and_then(|units| units.checked_mul(unit))
-            .and_then(|end| end.checked_sub(back))
-    };
-    [whole(4096, 8192), whole(65_536, 65_536)]
+/// The last multiple of `unit` that `back` bytes fit behind.
+fn from_end(size: u64, unit: u64, back: u64) -> Option<u64> {
+    size.checked_div(unit)
+        .and_then(|units| units.checked_mul(unit))
+        .and_then(|end| end.checked_sub(back))
+}
+
+/// Marks that are told by where the device ends: md 1.0 and 0.90 (`include/uapi/linux/raid/md_p.h`),
+/// and the second header of GPT.
+fn marks_at_end(size: u64) -> impl Iterator<Item = Mark> {
+    const GPT: &[u8] = b"EFI PART";
+    [
+        (SignatureKind::Md, from_end(size, 4096, 8192), MD_MAGIC),
+        (SignatureKind::Md, from_end(size, 65_536, 65_536), MD_MAGIC),
+        (SignatureKind::Gpt, from_end(size, 512, 512), GPT),
+        (SignatureKind::Gpt, from_end(size, 4096, 4096), GPT),
+    ]
+    .into_iter()
+    .filter_map(|(kind, at, mark)| Some((kind, at?, mark)))
+}
+
+fn size_of(device: &File) -> Result<u64, FsError> {
+    (&*device)
+        .seek(SeekFrom::End(0))
+        .map_err(|source| FsError::Read {
+            what: "the size",
+            at: 0,
+            source,
+        })
+}
+
+/// Every mark that is there: whose, where, how long.
+fn marks_on(device: &File) -> Result<Vec<(Signature, usize)>, FsError> {
+    const WHAT: &str = "a signature";
+    let size = size_of(device)?;
+    let mut found = Vec::new();
+    for (kind, at, mark) in MARKS.iter().copied().chain(marks_at_end(size)) {
+        let mut bytes = [0; 16];
+        let bytes = bytes
+            .get_mut(..mark.len())
+            .expect("no mark is longer than 16 bytes");
+        read_at(device, WHAT, at, bytes)?;
+        if bytes == mark {
+            let offset = Bytes::new(at);
+            found.push((Signature { kind, offset }, mark.len()));
+        }
+    }
+    let at_end = [2, 1].map(|n| from_end(size, ZFS_LABEL, ZFS_LABEL.saturating_mul(n)));
+    for label in [Some(0), Some(ZFS_LABEL)]
+        .into_iter()
+        .chain(at_end)
+        .flatten()
+    {
+        let ring_at = label.saturating_add(ZFS_LABEL / 2);
+        let mut ring = vec![0; ZFS_UBERBLOCK.saturating_mul(128)];
+        read_at(device, WHAT, ring_at, &mut ring)?;
+        for (n, block) in (0_u64..).zip(ring.chunks(ZFS_UBERBLOCK)) {
+            if ZFS_MAGIC.iter().any(|magic| block.starts_with(magic)) {
+                let signature = Signature {
+                    kind: SignatureKind::Zfs,
+                    offset: Bytes::new(ring_at.saturating_add(n.saturating_mul(1024))),
+                };
+                found.push((signature, 8));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Looks for the mark of any owner we know; `None` where there is none.
@@ -121,35 +226,34 @@ fn md_at_end(size: u64) -> [Option<u64>; 2] {
 /// # Errors
 /// [`FsError::Read`].
 pub fn find_signature(device: &File) -> Result<Option<Signature>, FsError> {
-    const WHAT: &str = "a signature";
-    let size = (&*device)
-        .seek(SeekFrom::End(0))
-        .map_err(|source| FsError::Read {
-            what: "the size",
-            at: 0,
-            source,
-        })?;
-    let at_end = md_at_end(size).into_iter().flatten();
-    let marks = at_end.map(|at| (SignatureKind::Md, at, MD_MAGIC));
-    for (kind, at, mark) in MARKS.iter().copied().chain(marks) {
-        let mut found = [0; 16];
-        let found = found
-            .get_mut(..mark.len())
-            .expect("no mark is longer than 16 bytes");
-        read_at(device, WHAT, at, found)?;
-        if found == mark {
-            return Ok(Some(Signature {
-                kind,
-                offset: Bytes::new(at),
-            }));
-        }
+    Ok(marks_on(device)?.into_iter().map(|(found, _)| found).next())
+}
+
+/// Zeroes every mark that is there, durably, and nothing else, as `wipefs -a` does.
+///
+/// # Errors
+/// [`FsError::Read`], [`FsError::Write`].
+pub fn wipe_signatures(device: &File) -> Result<(), FsError> {
+    let marks = marks_on(device)?;
+    if marks.is_empty() {
+        return Ok(());
     }
-    Ok(None)
+    let failed = |at| {
+        move |source| FsError::Write {
+            what: "a signature",
+            at,
+            source,
+        }
+    };
+    for (signature, len) in marks {
+        let at = signature.offset.get();
+        device.write_all_at(&vec![0; len], at).map_err(failed(at))?;
+    }
+    device.sync_all().map_err(failed(0))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -180,6 +284,48 @@ mod tests {
             let found = find_signature(file.as_file()).unwrap().unwrap();
             assert_eq!((found.kind, found.offset.get()), (SignatureKind::Md, at));
         }
+    }
+
+    #[test]
+    fn the_second_headers_of_gpt_and_all_labels_of_zfs_are_found() {
+        const SIZE: u64 = (2 << 20) + 4096;
+        let gpt = |at| (at, &b"EFI PART"[..], SignatureKind::Gpt);
+        let zfs = |at, n: usize| (at, ZFS_MAGIC[n], SignatureKind::Zfs);
+        for (at, mark, kind) in [
+            gpt(SIZE - 512),
+            gpt(SIZE - 4096),
+            zfs(128 << 10, 0),
+            zfs((255 << 10) + (256 << 10), 1),
+            // The end counts in whole labels.
+            zfs((1536 << 10) + (128 << 10), 1),
+            zfs((1792 << 10) + (200 << 10), 0),
+        ] {
+            let file = empty(SIZE);
+            file.as_file().write_all_at(mark, at).unwrap();
+            let found = find_signature(file.as_file()).unwrap().unwrap();
+            assert_eq!((found.kind, found.offset.get()), (kind, at));
+        }
+    }
+
+    /// All of them go, and no byte beside them.
+    #[test]
+    fn wiping_zeroes_the_marks_and_nothing_else() {
+        const SIZE: u64 = 5 << 20;
+        let file = empty(SIZE);
+        file.as_file()
+            .write_all_at(&vec![0x11; 5 << 20], 0)
+            .unwrap();
+        let mut expected = vec![0x11; 5 << 20];
+        let zfs = (SignatureKind::Zfs, 128 << 10, ZFS_MAGIC[0]);
+        let marks = [MARKS[0], MARKS[1], MARKS[3], MARKS[4], zfs];
+        for (_, at, mark) in marks.into_iter().chain(marks_at_end(SIZE).skip(2)) {
+            file.as_file().write_all_at(mark, at).unwrap();
+            let at = usize::try_from(at).unwrap();
+            expected[at..at + mark.len()].fill(0);
+        }
+        wipe_signatures(file.as_file()).unwrap();
+        assert_eq!(find_signature(file.as_file()).unwrap(), None);
+        assert!(std::fs::read(file.path()).unwrap() == expected);
     }
 
     #[test]

@@ -30,6 +30,13 @@ impl Pool {
     /// [`PoolError::DataGuard`] where the guard would not leave that much.
     pub fn make_ballast(&self, size: Bytes) -> Result<Bytes, PoolError> {
         let live = self.live()?;
+        // An id of it would not be known to be ours after a cut.
+        if let Some(existing) = live.record().existing() {
+            return Err(PoolError::NotOurThinPool {
+                name: self.name().clone(),
+                thin_pool: existing.name.clone(),
+            });
+        }
         let _lock = self.locks().ballast()?;
         let block_size = live.record().block_size.to_bytes();
         let size = size.checked_round_up(block_size).unwrap_or(size);

@@ -33,7 +33,8 @@ impl Live<'_> {
     }
 
     fn make_base(&self, volume: &VolumeRecord, mkfs_args: &[String]) -> Result<(), PoolError> {
-        self.create_empty(volume)?;
+        self.require_kept(Bytes::ZERO)?;
+        let volume = &self.create_empty(volume)?;
         let device = self.activate_internal(volume)?;
         let options = MkfsOptions {
             uuid: None,
@@ -56,6 +57,7 @@ impl Live<'_> {
         let uuid = uuid_of(&device)?;
         let catalogue = self.pool().catalogue();
         catalogue.set_fs_uuid(volume.id, &uuid)?;
+        self.measure(volume)?;
         self.deactivate(volume)?;
         Ok(catalogue.set_ready(volume.id)?)
     }

@@ -10,6 +10,7 @@ use crate::fs::FsError;
 use crate::graph::error::PoolError;
 use crate::image::ImageError;
 use crate::ioctl::IoctlError;
+use crate::label::{CopyError, LabelError};
 use crate::store::StoreError;
 
 /// Kinds of failure that a caller may want to tell apart; the command's exit codes.
@@ -57,22 +58,29 @@ impl PoolError {
             | Self::Archive { source: error, .. }
             | Self::Layer { source: error, .. } => image_code(error),
             Self::NoPool { .. }
+            | Self::NoLabel { .. }
             | Self::PoolNotFound { .. }
             | Self::NotADirectory { .. }
             | Self::DeviceNotFound { .. } => ErrorCode::NotFound,
             Self::PoolExists { .. } => ErrorCode::Exists,
+            Self::ThinPoolInactive { .. } => ErrorCode::Failure,
             Self::NoThinPool => ErrorCode::Unsupported,
             Self::SeveralPools { .. }
             | Self::TooSmall { .. }
             | Self::TooLarge { .. }
             | Self::SameDevice { .. }
             | Self::DeviceShort { .. }
+            | Self::NotAThinPool { .. }
+            | Self::NotOurThinPool { .. }
             | Self::SeveralImages { .. } => ErrorCode::Usage,
             Self::PoolBusy { .. }
             | Self::DeviceInUse { .. }
+            | Self::ThinPoolTaken { .. }
             | Self::ContainerBusy { .. }
             | Self::RemovalHeld { .. } => ErrorCode::Busy,
-            Self::DataGuard { .. } | Self::HostGuard { .. } => ErrorCode::NoDataSpace,
+            Self::DataGuard { .. } | Self::HostGuard { .. } | Self::Overcommitted { .. } => {
+                ErrorCode::NoDataSpace
+            }
             Self::MetadataGuard { .. } => ErrorCode::NoMetadataSpace,
             Self::Metadata { .. }
             | Self::Unformatted { .. }
@@ -81,7 +89,15 @@ impl PoolError {
             | Self::PoolDegraded { .. }
             | Self::DeviceShrunk { .. }
             | Self::BackingElsewhere { .. }
-            | Self::Damaged { .. } => ErrorCode::NeedsCheck,
+            | Self::Damaged { .. }
+            | Self::OtherDisk { .. }
+            | Self::OtherThinPool { .. } => ErrorCode::NeedsCheck,
+            Self::Label { source, .. } => label_code(source),
+            Self::Copy { source, .. } => match source {
+                CopyError::Io { source, .. } => io_code(source),
+                CopyError::None => ErrorCode::NeedsCheck,
+                CopyError::TooLarge { .. } => ErrorCode::NoDataSpace,
+            },
             Self::PoolHalfMade { .. }
             | Self::ContainerHalfMade { .. }
             | Self::PoolNotOpen { .. }
@@ -136,6 +152,14 @@ fn backing_code(error: &BackingError) -> ErrorCode {
         BackingError::Io { source, .. } => io_code(source),
         BackingError::Rollback { cause, .. } => backing_code(cause),
         BackingError::Ioctl(error) => ioctl_code(error),
+    }
+}
+
+fn label_code(error: &LabelError) -> ErrorCode {
+    match error {
+        LabelError::Io { source, .. } => io_code(source),
+        LabelError::Corrupt(_) => ErrorCode::NeedsCheck,
+        LabelError::Newer { .. } => ErrorCode::Unsupported,
     }
 }
 

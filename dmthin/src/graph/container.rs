@@ -78,8 +78,9 @@ impl Pool {
         name: &ContainerName,
         volume: &VolumeRecord,
     ) -> Result<(), PoolError> {
+        live.require_kept(Bytes::ZERO)?;
         let parent = live.parent(volume)?;
-        live.snapshot(volume, &parent)?;
+        let volume = &live.snapshot(volume, &parent)?;
         let device = live.activate(volume, &names::container_name(self.name(), name))?;
         if volume.size > parent.size {
             let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;

@@ -1,14 +1,15 @@
 //! `pool create`: from nothing to a sealed base, or back to nothing.
 //!
 //! Steps: N1 directory and lock; N2 catalogue, state `creating` (the durable intent); N3 sparse
-//! files, or devices probed and the metadata's first block zeroed; N4 loops; N5 the thin-pool
-//! device; N6 its first transaction id; N7 the base volume; N8 state `ready`. A cut leaves a
+//! files, or what lies on the devices wiped where that was asked for, the disk's label, and the
+//! metadata's first block zeroed; N4 loops, or the parts of the disk; N5 the thin-pool device; N6 its first transaction id; N7 the base volume; N8 state `ready`. A cut leaves a
 //! directory whose catalogue says `creating`, which `pool destroy` clears away.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::backing::{self, Attached, SparseFile};
+use crate::backing::{Attached, BlockDevice, SparseFile};
+use crate::dm::PartKind;
 use crate::fs;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
@@ -17,8 +18,10 @@ use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
 use crate::graph::report::{PoolPlan, PoolReport};
-use crate::ids::{FsType, PoolName, PoolUuid};
-use crate::store::{BackingRecord, Catalogue, Guard, NewPool, PoolState, StoreError, WhenFull};
+use crate::ids::{FsType, PoolName, PoolUuid, ThinId};
+use crate::store::{
+    BackingRecord, Catalogue, Guard, NewPool, PoolRecord, PoolState, StoreError, WhenFull,
+};
 use crate::units::{BlockSize, Bytes};
 
 /// What a pool is to be.
@@ -44,8 +47,25 @@ pub struct CreatePool {
     pub guard: Guard,
     /// What a full pool does.
     pub when_full: WhenFull,
-    /// Two block devices in place of sparse files.
-    pub devices: Option<DevicePair>,
+    /// What it lies on.
+    pub on: PoolOn,
+    /// Takes devices that hold something, which is wiped; never one that is in use.
+    pub force: bool,
+    /// Whether containers may be promised more than there is.
+    pub overcommit: bool,
+}
+
+/// What a pool lies on.
+#[derive(Debug, Clone)]
+pub enum PoolOn {
+    /// Two sparse files under the root.
+    Files,
+    /// Two block devices.
+    Devices(DevicePair),
+    /// One block device, split in three: a label with a copy of the catalogue, metadata, data.
+    Disk(PathBuf),
+    /// A thin-pool that somebody else made and activates, by its dm name or the path of its device.
+    ThinPool(PathBuf),
 }
 
 /// The two block devices of a pool.
@@ -75,7 +95,7 @@ impl CreatePool {
     }
 
     /// Refuses sizes that cannot be, before anything is made.
-    fn check(&self, data: Bytes, metadata: Bytes) -> Result<(), PoolError> {
+    fn check(&self, place: &Place) -> Result<(), PoolError> {
         let at_least = |what, size: Bytes, least: Bytes| {
             if size < least {
                 Err(PoolError::TooSmall { what, size, least })
@@ -83,19 +103,53 @@ impl CreatePool {
                 Ok(())
             }
         };
-        at_least("pool size", data, Self::MIN_SIZE)?;
-        at_least("metadata size", metadata, plan::METADATA_MIN)?;
+        at_least("pool size", place.data_size, Self::MIN_SIZE)?;
+        at_least("metadata size", place.metadata_size, plan::METADATA_MIN)?;
         at_least("base size", self.base_size, self.min_base_size())?;
-        // A metadata device may be larger, its rest is not used; a file would only mislead.
-        if self.devices.is_none() && metadata > plan::METADATA_MAX {
-            let most = plan::METADATA_MAX;
+        // A metadata device may be larger, its rest is not used; else it would only mislead.
+        let ours = matches!(
+            place.metadata,
+            BackingRecord::File { .. } | BackingRecord::Part { .. }
+        );
+        if ours && place.metadata_size > plan::METADATA_MAX {
             return Err(PoolError::TooLarge {
                 what: "metadata size",
-                size: metadata,
-                most,
+                size: place.metadata_size,
+                most: plan::METADATA_MAX,
             });
         }
         Ok(())
+    }
+}
+
+/// Where the two halves of a new pool are to be.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) data: BackingRecord,
+    pub(crate) data_size: Bytes,
+    pub(crate) metadata: BackingRecord,
+    pub(crate) metadata_size: Bytes,
+    pub(crate) block_size: BlockSize,
+    pub(crate) zeroing: bool,
+    pub(crate) first_thin_id: ThinId,
+}
+
+impl Place {
+    /// One that is ours from its first block on.
+    pub(crate) fn fresh(
+        new: &CreatePool,
+        [data, metadata]: [BackingRecord; 2],
+        [data_size, metadata_size]: [Bytes; 2],
+    ) -> Self {
+        Self {
+            data,
+            data_size,
+            metadata,
+            metadata_size,
+            block_size: new.block_size,
+            zeroing: !new.single_tenant,
+            first_thin_id: ThinId::FIRST,
+        }
     }
 }
 
@@ -105,20 +159,18 @@ impl Host {
     /// # Errors
     /// As of [`Host::create_pool`].
     pub fn plan_pool(&self, new: &CreatePool) -> Result<PoolPlan, PoolError> {
-        let (data_size, metadata_size) = self.sizes(new)?;
+        let place = self.place(new)?;
         self.dm()?;
-        let record = Self::new_record(new, data_size, metadata_size)?;
-        let path = |backing| match backing {
-            BackingRecord::File { name } => self.layout().pool_dir(&new.name).join(name),
-            BackingRecord::Device { path } => path,
-        };
+        let record = Self::new_record(new, place)?;
+        let (data_size, metadata_size) = (record.data_size, record.metadata_size);
+        let path = |backing: &BackingRecord| self.layout().backing(&new.name, backing);
         Ok(PoolPlan {
             name: record.name,
-            data: path(record.data),
+            data: path(&record.data),
             data_size,
             block_size: record.block_size,
             blocks: plan::data_blocks(data_size, record.block_size),
-            metadata: path(record.metadata),
+            metadata: path(&record.metadata),
             metadata_size,
             metadata_least: plan::kernel_formula(data_size, record.block_size),
             low_water: record.low_water.to_bytes_saturating(record.block_size),
@@ -129,24 +181,31 @@ impl Host {
         })
     }
 
-    /// Sizes of data and metadata, where the pool can be made.
-    fn sizes(&self, new: &CreatePool) -> Result<(Bytes, Bytes), PoolError> {
+    /// Where data and metadata go, if the pool can be made.
+    fn place(&self, new: &CreatePool) -> Result<Place, PoolError> {
         if let Some(path) = self.in_the_way(&new.name) {
             return Err(PoolError::PoolExists {
                 name: new.name.clone(),
                 path,
             });
         }
-        let (data_size, metadata_size) = match &new.devices {
-            Some(pair) => self.probe_pair(pair)?,
-            None => {
-                let size = round_up(new.size);
-                let planned = plan::metadata_size(size, new.block_size);
-                (size, round_up(new.metadata_size.unwrap_or(planned)))
+        let place = match &new.on {
+            PoolOn::Files => {
+                let data_size = round_up(new.size);
+                let planned = plan::metadata_size(data_size, new.block_size);
+                let file = |name: &str| BackingRecord::File {
+                    name: name.to_owned(),
+                };
+                let metadata_size = round_up(new.metadata_size.unwrap_or(planned));
+                let files = [file(DATA_FILE), file(METADATA_FILE)];
+                Place::fresh(new, files, [data_size, metadata_size])
             }
+            PoolOn::Devices(pair) => Self::place_on_pair(pair, new)?,
+            PoolOn::Disk(path) => Self::place_on_disk(path, new)?,
+            PoolOn::ThinPool(path) => self.place_in_thin_pool(path)?,
         };
-        new.check(data_size, metadata_size)?;
-        Ok((data_size, metadata_size))
+        new.check(&place)?;
+        Ok(place)
     }
 
     /// Makes a pool and opens it.
@@ -156,12 +215,12 @@ impl Host {
     /// [`PoolError::DeviceInUse`], [`PoolError::SameDevice`] for what cannot be. One that failed left
     /// nothing behind.
     pub fn create_pool(&self, new: &CreatePool) -> Result<PoolReport, PoolError> {
-        let (data_size, metadata_size) = self.sizes(new)?;
+        let place = self.place(new)?;
         // The kernel is asked before the first file is made.
         self.dm()?;
         let dir = self.layout().pool_dir(&new.name);
         Self::make_dir(&dir)?;
-        let record = Self::new_record(new, data_size, metadata_size)?;
+        let record = Self::new_record(new, place)?;
         let catalogue = match Catalogue::create(self.layout().catalogue(&new.name), &record) {
             Err(StoreError::CatalogueExists { path }) => {
                 return Err(PoolError::PoolExists {
@@ -198,63 +257,64 @@ impl Host {
         .find(|path| path.exists())
     }
 
-    fn new_record(
-        new: &CreatePool,
-        data_size: Bytes,
-        metadata_size: Bytes,
-    ) -> Result<NewPool, PoolError> {
-        let backing = |device: Option<&PathBuf>, file: &str| -> Result<_, PoolError> {
-            Ok(match device {
-                // The next command may run in another directory.
-                Some(path) => BackingRecord::Device {
-                    path: std::path::absolute(path)
-                        .map_err(|source| PoolError::io("find", path, source))?,
-                },
-                None => BackingRecord::File {
-                    name: file.to_owned(),
-                },
-            })
-        };
-        let pair = new.devices.as_ref();
+    fn new_record(new: &CreatePool, place: Place) -> Result<NewPool, PoolError> {
         Ok(NewPool {
             name: new.name.clone(),
             uuid: PoolUuid::from_bytes(random_bytes()?),
-            block_size: new.block_size,
-            low_water: plan::low_water(data_size, new.block_size, new.guard),
-            data: backing(pair.map(|pair| &pair.data), DATA_FILE)?,
-            data_size,
-            metadata: backing(pair.map(|pair| &pair.metadata), METADATA_FILE)?,
-            metadata_size,
-            zeroing: !new.single_tenant,
+            block_size: place.block_size,
+            low_water: plan::low_water(place.data_size, place.block_size, new.guard),
+            data: place.data,
+            data_size: place.data_size,
+            metadata: place.metadata,
+            metadata_size: place.metadata_size,
+            zeroing: place.zeroing,
             base_size: round_up(new.base_size),
             fs: new.fs,
             mkfs_args: new.mkfs_args.clone(),
             guard: new.guard,
             when_full: new.when_full,
+            overcommit: new.overcommit,
+            first_thin_id: place.first_thin_id,
         })
     }
 
-    /// Sizes of two block devices that are free, bare and not one.
-    fn probe_pair(&self, pair: &DevicePair) -> Result<(Bytes, Bytes), PoolError> {
-        let data = backing::BlockDevice::open(&pair.data)?;
-        let metadata = backing::BlockDevice::open(&pair.metadata)?;
+    /// Two block devices that are free, bare and not one.
+    fn place_on_pair(pair: &DevicePair, new: &CreatePool) -> Result<Place, PoolError> {
+        let data = BlockDevice::open(&pair.data)?;
+        let metadata = BlockDevice::open(&pair.metadata)?;
         if data.dev() == metadata.dev() {
             return Err(PoolError::SameDevice {
                 path: pair.metadata.clone(),
                 device: data.dev(),
             });
         }
-        for (device, path) in [(&data, &pair.data), (&metadata, &pair.metadata)] {
-            device.check_unused()?;
-            if let Some(signature) = fs::find_signature(device.file())? {
-                let what = signature.kind.to_string();
-                return Err(PoolError::DeviceInUse {
-                    path: path.clone(),
-                    what,
-                });
-            }
+        for device in [&data, &metadata] {
+            require_free(device, new.force)?;
         }
-        Ok((data.size(), metadata.size()))
+        let device = |path| {
+            Ok::<_, PoolError>(BackingRecord::Device {
+                path: absolute(path)?,
+            })
+        };
+        let devices = [device(&pair.data)?, device(&pair.metadata)?];
+        Ok(Place::fresh(new, devices, [data.size(), metadata.size()]))
+    }
+}
+
+/// The path as another command finds it, which may run in another directory.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, PoolError> {
+    std::path::absolute(path).map_err(|source| PoolError::io("find", path, source))
+}
+
+/// That nobody uses the device, and nothing is on it or may go.
+pub(crate) fn require_free(device: &BlockDevice, force: bool) -> Result<(), PoolError> {
+    device.check_unused()?;
+    match fs::find_signature(device.file())? {
+        Some(signature) if !force => Err(PoolError::DeviceInUse {
+            path: device.path().to_owned(),
+            what: signature.kind.to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -271,28 +331,60 @@ impl Pool {
             (&record.data, record.data_size),
             (&record.metadata, record.metadata_size),
         ] {
-            if matches!(backing, BackingRecord::File { .. }) {
-                SparseFile::create(&self.backing_path(backing), size)?;
+            match backing {
+                BackingRecord::File { .. } => {
+                    SparseFile::create(&self.backing_path(backing), size)?;
+                }
+                BackingRecord::Device { path } | BackingRecord::Part { path, .. } => {
+                    let device = BlockDevice::open(path)?;
+                    // Looked at again: it was free, but that was before the intent.
+                    require_free(&device, new.force)?;
+                    fs::wipe_signatures(device.file())?;
+                }
+                BackingRecord::ThinPool(_) => {}
             }
         }
-        let data = self.attach(&record.data)?;
-        let metadata = self.attach(&record.metadata)?;
+        if record.existing().is_some() {
+            let live = self.enter_thin_pool(&record)?;
+            live.ensure_base(record.fs, record.base_size, &new.mkfs_args)?;
+            return Ok(self.catalogue().set_pool_state(PoolState::Ready)?);
+        }
+        self.write_first_label(&record)?;
+        let data = self.attach(&record, PartKind::Data)?;
+        let metadata = self.attach(&record, PartKind::Metadata)?;
         // A new file reads as zeros; a device may hold an old pool's superblock.
-        if matches!(record.metadata, BackingRecord::Device { .. }) {
+        if !matches!(record.metadata, BackingRecord::File { .. }) {
             metadata.zero_first_block()?;
         }
         let live = self.activate_pool(&record, &data, &metadata)?;
         self.stamp(&live, record.generation)?;
         live.ensure_base(record.fs, record.base_size, &new.mkfs_args)?;
-        Ok(self.catalogue().set_pool_state(PoolState::Ready)?)
+        self.catalogue().set_pool_state(PoolState::Ready)?;
+        self.copy_catalogue(&record, false)
     }
 
-    /// The block device of one half of the pool.
-    pub(crate) fn attach(&self, backing: &BackingRecord) -> Result<Attached, PoolError> {
+    /// The block device of one half of the pool, as long as the record says where it is for us to
+    /// say.
+    pub(crate) fn attach(
+        &self,
+        record: &PoolRecord,
+        half: PartKind,
+    ) -> Result<Attached, PoolError> {
+        let backing = match half {
+            PartKind::Data => &record.data,
+            PartKind::Metadata => &record.metadata,
+        };
         let path = self.backing_path(backing);
         Ok(match backing {
             BackingRecord::File { .. } => SparseFile::open(&path)?.attach()?,
-            BackingRecord::Device { .. } => backing::BlockDevice::open(&path)?.attach(),
+            BackingRecord::Device { .. } => BlockDevice::open(&path)?.attach(),
+            BackingRecord::Part { start, .. } => self.attach_part(record, half, *start)?,
+            BackingRecord::ThinPool(existing) => {
+                return Err(PoolError::NotOurThinPool {
+                    name: self.name().clone(),
+                    thin_pool: existing.name.clone(),
+                });
+            }
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use crate::dm::{OwnKind, OwnUuid, ThinStatus, ThinTable};
+use crate::dm::{OwnKind, OwnUuid, PartKind, ThinStatus, ThinTable};
 use crate::fs;
 use crate::graph::code::ErrorCode;
 use crate::graph::error::PoolError;
@@ -132,6 +132,8 @@ impl Host {
             kind: match own.kind {
                 OwnKind::Pool => DeviceKind::Pool,
                 OwnKind::Ballast => DeviceKind::Ballast,
+                OwnKind::Part(PartKind::Metadata) => DeviceKind::Metadata,
+                OwnKind::Part(PartKind::Data) => DeviceKind::Data,
                 OwnKind::Volume(kind, _) => DeviceKind::Volume(kind),
             },
             pool: pool.map(|pool| pool.name().clone()),

@@ -8,9 +8,10 @@ use crate::dm::DmError;
 use crate::fs::{FsError, Holder};
 use crate::graph::code::ErrorCode;
 use crate::graph::who::told;
-use crate::ids::{ContainerName, DevNo, PoolName, TransactionId};
+use crate::ids::{ContainerName, DevNo, DmName, PoolName, TransactionId};
 use crate::image::ImageError;
 use crate::ioctl::IoctlError;
+use crate::label::{CopyError, LabelError};
 use crate::store::StoreError;
 use crate::thinmeta::ReadError;
 use crate::units::{BlockSize, Bytes, MetaBlocks, Percent};
@@ -197,6 +198,21 @@ pub enum PoolError {
         /// What must stay free.
         least: Percent,
     },
+    /// More would be promised than there is, in a pool where it must not.
+    #[error(
+        "pool {name} would promise {writable} to containers and hold up to {sealed} for images, of \
+         {total} of data, and promises no more than it has"
+    )]
+    Overcommitted {
+        /// The pool.
+        name: PoolName,
+        /// What containers, and what is being made, could come to use.
+        writable: Bytes,
+        /// What images hold, at the most.
+        sealed: Bytes,
+        /// The pool's data.
+        total: Bytes,
+    },
     /// The pool's metadata is nearly full: nothing new is made.
     #[error(
         "pool {name} has {free} of {total} metadata left, and keeps {least} free: nothing new is made in it"
@@ -266,6 +282,83 @@ pub enum PoolError {
         path: PathBuf,
         /// What was found on it.
         what: String,
+    },
+    /// What was to be somebody else's thin-pool is something else.
+    #[error("{} is no thin-pool", path.display())]
+    NotAThinPool {
+        /// As it was given.
+        path: PathBuf,
+    },
+    /// A thin-pool that a pool of ours is, or is in.
+    #[error("thin-pool {thin_pool} is in use by pool {user}")]
+    ThinPoolTaken {
+        /// The thin-pool.
+        thin_pool: DmName,
+        /// The pool, by its name or its uuid.
+        user: String,
+    },
+    /// A pool lies in a thin-pool that its owner did not activate.
+    #[error("thin-pool {thin_pool}, which pool {name} is in, is not active")]
+    ThinPoolInactive {
+        /// The pool.
+        name: PoolName,
+        /// The thin-pool.
+        thin_pool: DmName,
+    },
+    /// The thin-pool is not the one that the pool was made in.
+    #[error(
+        "thin-pool {thin_pool} does not have the base volume of pool {name}: it is another one, or was restored"
+    )]
+    OtherThinPool {
+        /// The pool.
+        name: PoolName,
+        /// The thin-pool.
+        thin_pool: DmName,
+    },
+    /// What only the owner of a thin-pool may do.
+    #[error("pool {name} is in thin-pool {thin_pool}, which is not ours to change")]
+    NotOurThinPool {
+        /// The pool.
+        name: PoolName,
+        /// The thin-pool.
+        thin_pool: DmName,
+    },
+    /// A disk that does not have the pool's label.
+    #[error("{} is not the disk of pool {name}: {}", path.display(), match found {
+        Some(other) => format!("it has the label of pool {other}"),
+        None => "it has no label".to_owned(),
+    })]
+    OtherDisk {
+        /// The pool.
+        name: PoolName,
+        /// The disk.
+        path: PathBuf,
+        /// The pool whose label it has.
+        found: Option<PoolName>,
+    },
+    /// A disk without a label of ours.
+    #[error("{} has no label of a pool", path.display())]
+    NoLabel {
+        /// The disk.
+        path: PathBuf,
+    },
+    /// The copy of the catalogue on a disk.
+    #[error("the catalogue's copy on {} cannot be used", path.display())]
+    Copy {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: CopyError,
+    },
+    /// A disk's label that cannot be used.
+    #[error("{} cannot be used", path.display())]
+    Label {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: LabelError,
     },
     /// A device smaller than when the pool was made.
     #[error("{} has {found}, pool {name} was made on {expected}", path.display())]
@@ -441,6 +534,10 @@ impl PoolError {
             Self::DataGuard { name, .. } => format!(
                 "grow it: pool-cli pool grow {name} --data +SIZE; or remove containers and images"
             ),
+            Self::Overcommitted { name, .. } => format!(
+                "grow it: pool-cli pool grow {name} --data +SIZE; remove something; or let it: \
+                 pool-cli pool set {name} --overcommit yes"
+            ),
             Self::MetadataGuard { name, .. } => format!(
                 "grow it: pool-cli pool grow {name} --metadata +SIZE; or remove containers and images"
             ),
@@ -482,9 +579,24 @@ impl PoolError {
             | Self::TransactionMismatch { .. } => {
                 "nothing was changed; put the pool's own files or devices back".to_owned()
             }
-            Self::DeviceInUse { .. } => {
-                "use an empty device, or clear this one with wipefs if its content may go"
+            Self::ThinPoolInactive { .. } => {
+                "activate it first, as with lvchange -ay VG/POOL".to_owned()
+            }
+            Self::OtherThinPool { .. } => {
+                "nothing was changed; activate the thin-pool that the pool was made in".to_owned()
+            }
+            Self::NotOurThinPool { .. } => {
+                "its owner grows it, as with lvextend -L +SIZE VG/POOL".to_owned()
+            }
+            Self::Copy { .. } => {
+                "open the pool on the host that has its catalogue; nothing was changed".to_owned()
+            }
+            Self::OtherDisk { .. } => {
+                "nothing was changed; name the pool's disk: pool-cli pool open --device DEV"
                     .to_owned()
+            }
+            Self::DeviceInUse { .. } => {
+                "use an empty device, or add --force if what is on this one may go".to_owned()
             }
             Self::Store(StoreError::ImageInUse { .. }) => {
                 "remove the containers: pool-cli container rm NAME".to_owned()

@@ -1,6 +1,6 @@
 //! Growth: of the pool's two devices, of the base volume, of a container. Nothing ever shrinks.
 //!
-//! Steps of the pool: E1 its files made longer (what lies beyond the table is not used, so a cut is
+//! Steps of the pool: E1 its files made longer, or its disk's label written anew (what lies beyond the table is not used, so a cut is
 //! no harm); E2 the new sizes in the catalogue, the durable intent; E3 the loops told; E4 the table
 //! reloaded, with which the kernel takes the new length of both devices and commits it
 //! (`drivers/md/dm-thin.c:pool_preresume`). Cut after E2, the next `pool open` ends it.
@@ -10,7 +10,7 @@
 //! `pool open` ends it.
 
 use crate::backing::SparseFile;
-use crate::dm::{PoolStatus, WorkingPool, names};
+use crate::dm::{PartKind, PoolStatus, WorkingPool, names};
 use crate::fs::{self, DetachedMount};
 use crate::graph::create::round_up;
 use crate::graph::error::PoolError;
@@ -49,12 +49,18 @@ pub struct SetPool {
 /// One of the pool's two devices, to be grown.
 struct Half<'a> {
     what: &'static str,
+    half: PartKind,
     backing: &'a BackingRecord,
     now: Bytes,
     most: Option<Bytes>,
 }
 
 impl Half<'_> {
+    /// Whether more room is kept for it than it is to have.
+    fn is_reserve(&self) -> bool {
+        self.half == PartKind::Metadata && matches!(self.backing, BackingRecord::Part { .. })
+    }
+
     /// The size asked for, in whole blocks, if it can be.
     fn new_size(&self, size: Option<NewSize>) -> Result<Option<Bytes>, PoolError> {
         let what = self.what;
@@ -85,15 +91,23 @@ impl Pool {
         let live = self.live()?;
         let _lock = self.locks().growth()?;
         let record = self.record()?;
+        if let Some(existing) = record.existing() {
+            return Err(PoolError::NotOurThinPool {
+                name: self.name().clone(),
+                thin_pool: existing.name.clone(),
+            });
+        }
         self.require_writable(live.thin_pool())?;
         let data = Half {
             what: "pool size",
+            half: PartKind::Data,
             backing: &record.data,
             now: record.data_size,
             most: None,
         };
         let metadata = Half {
             what: "metadata size",
+            half: PartKind::Metadata,
             backing: &record.metadata,
             now: record.metadata_size,
             most: Some(plan::METADATA_MAX),
@@ -101,12 +115,13 @@ impl Pool {
         // Both are looked at before either is touched.
         let (new_data, new_metadata) =
             (data.new_size(grow.data)?, metadata.new_size(grow.metadata)?);
-        let data = self.lengthen(&data, new_data)?;
-        let metadata = self.lengthen(&metadata, new_metadata)?;
+        let data = self.lengthen(&record, &data, new_data)?;
+        let metadata = self.lengthen(&record, &metadata, new_metadata)?;
         let record = if (data, metadata) == (record.data_size, record.metadata_size) {
             record
         } else {
             let low_water = low_water(&record, data);
+            self.update_label(&record, data)?;
             self.catalogue().set_pool_sizes(data, metadata, low_water)?
         };
         let change = live.fit(&record)?;
@@ -114,25 +129,32 @@ impl Pool {
     }
 
     /// Step E1 for one half: gives the size it has then.
-    fn lengthen(&self, half: &Half<'_>, asked: Option<Bytes>) -> Result<Bytes, PoolError> {
-        match half.backing {
+    fn lengthen(
+        &self,
+        record: &PoolRecord,
+        half: &Half<'_>,
+        asked: Option<Bytes>,
+    ) -> Result<Bytes, PoolError> {
+        let found = match half.backing {
             BackingRecord::File { .. } => {
                 let size = asked.unwrap_or(half.now);
                 SparseFile::open(&self.backing_path(half.backing))?.lengthen(size)?;
-                Ok(size)
+                return Ok(size);
             }
-            BackingRecord::Device { path } => {
-                let found = self.attach(half.backing)?.size();
-                match asked {
-                    Some(asked) if asked > found => Err(PoolError::DeviceShort {
-                        path: path.clone(),
-                        found,
-                        asked,
-                    }),
-                    Some(size) => Ok(size),
-                    None => Ok(found.max(half.now)),
-                }
-            }
+            BackingRecord::Device { .. } => self.attach(record, half.half)?.size(),
+            BackingRecord::Part { .. } => self.room_of_part(record, half.half)?,
+            BackingRecord::ThinPool(_) => half.now,
+        };
+        match asked {
+            Some(asked) if asked > found => Err(PoolError::DeviceShort {
+                path: self.backing_path(half.backing),
+                found,
+                asked,
+            }),
+            Some(size) => Ok(size),
+            // The room kept for metadata is taken when it is asked for.
+            None if half.is_reserve() => Ok(half.now),
+            None => Ok(found.max(half.now)),
         }
     }
 
@@ -179,6 +201,12 @@ impl Pool {
     pub fn set(&self, policy: SetPool) -> Result<PoolReport, PoolError> {
         let shared = self.locks().share_pool()?;
         let _lock = self.locks().growth()?;
+        if let (Some(existing), Some(_)) = (self.record()?.existing(), policy.when_full) {
+            return Err(PoolError::NotOurThinPool {
+                name: self.name().clone(),
+                thin_pool: existing.name.clone(),
+            });
+        }
         let record = self.catalogue().set_policy(
             policy.min_free_data,
             policy.min_free_metadata,
@@ -186,6 +214,7 @@ impl Pool {
         )?;
         let low_water = low_water(&record, record.data_size);
         self.give_notice_at(record, low_water, shared)?;
+        self.copy_if_open()?;
         self.status()
     }
 
@@ -237,7 +266,16 @@ impl Pool {
         let record = record.volume;
         self.require_ready(name, &record)?;
         let size = round_up(size.from(record.size));
+        let before = record.growing_to;
+        // Before the intent, which a cut would have fulfilled, and after it, for those who race.
+        live.require_kept(size.saturating_sub(before.unwrap_or(record.size)))?;
         let volume = self.catalogue().begin_growth(record.id, size)?;
+        if volume.growing_to != before
+            && let Err(error) = live.require_kept(Bytes::ZERO)
+        {
+            let undo = self.catalogue().undo_growth(record.id, before);
+            return Err(error.with_undo(undo.map_err(PoolError::from)));
+        }
         let (mut change, mut fs_grown) = (Change::Unchanged, false);
         if volume.growing_to.is_some() {
             fs_grown = live.finish_growth(&volume, &names::container_name(self.name(), name))?;
@@ -271,6 +309,10 @@ impl Live<'_> {
     /// have it do when it is full what the catalogue says.
     pub(crate) fn fit(&self, record: &PoolRecord) -> Result<Change, PoolError> {
         let pool = self.pool();
+        // Another's thin-pool has the size that its owner gives it.
+        if record.existing().is_some() {
+            return Ok(Change::Unchanged);
+        }
         let smaller = is_smaller(&*pool.require_writable(self.thin_pool())?, record);
         let (_, table) = self.thin_pool().table()?;
         let errors = record.when_full == WhenFull::Error;
@@ -281,8 +323,8 @@ impl Live<'_> {
             return Ok(Change::Unchanged);
         }
         // Looks at the file again, and tells its loop device.
-        let data = pool.attach(&record.data)?;
-        let metadata = pool.attach(&record.metadata)?;
+        let data = pool.attach(record, PartKind::Data)?;
+        let metadata = pool.attach(record, PartKind::Metadata)?;
         let table = Pool::table(record, &data, &metadata);
         self.thin_pool()
             .reload(record.data_size.to_sectors_floor(), &table)?;

@@ -136,7 +136,7 @@ fn host_short(
     path: PathBuf,
 ) -> Result<Option<(PathBuf, Bytes, Bytes)>, PoolError> {
     let off = Percent::new(0).is_ok_and(|none| record.guard.min_free_data == none);
-    if off || matches!(record.data, BackingRecord::Device { .. }) {
+    if off || !matches!(record.data, BackingRecord::File { .. }) {
         return Ok(None);
     }
     let room = backing::host_room(&path)?;

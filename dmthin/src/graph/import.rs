@@ -67,10 +67,14 @@ impl Pool {
             });
         }
         let _imports = self.locks().share_imports()?;
-        images
+        let reports = images
             .iter()
             .map(|image| self.import_image(&live, &archive, image, name, events))
-            .collect()
+            .collect();
+        if let Err(error) = self.copy_catalogue(live.record(), false) {
+            tracing::warn!(%error, "the catalogue's copy on the disk is not up to date");
+        }
+        reports
     }
 
     fn import_image(
@@ -201,7 +205,8 @@ impl Work<'_> {
             size: self.live.record().base_size.max(below.size),
         })?;
         self.made.push(volume.clone());
-        self.live.snapshot(&volume, below)?;
+        self.live.require_kept(Bytes::ZERO)?;
+        let volume = self.live.snapshot(&volume, below)?;
         let device = self.live.activate_internal(&volume)?;
         let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;
         Live::grow_mounted(&mount, &volume, below)?;
@@ -223,6 +228,7 @@ impl Work<'_> {
         // The unmount writes back and syncs; sync first, so that an error of it is heard.
         mount.sync()?;
         mount.close()?;
+        self.live.measure(&volume)?;
         self.live.deactivate(&volume)?;
         let tar_bytes = Bytes::new(applied.tar_bytes);
         let sealed = catalogue.seal_layer(

@@ -16,6 +16,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ids::PoolName;
+use crate::ioctl::DEV_MAPPER;
+use crate::store::BackingRecord;
 
 /// Name of the data file in a pool's directory.
 pub(crate) const DATA_FILE: &str = "data.img";
@@ -43,6 +45,15 @@ impl Layout {
 
     pub(crate) fn catalogue(&self, pool: &PoolName) -> PathBuf {
         self.pool_dir(pool).join("catalogue.db")
+    }
+
+    /// The file or device of one half of a pool.
+    pub(crate) fn backing(&self, pool: &PoolName, backing: &BackingRecord) -> PathBuf {
+        match backing {
+            BackingRecord::File { name } => self.pool_dir(pool).join(name),
+            BackingRecord::Device { path } | BackingRecord::Part { path, .. } => path.clone(),
+            BackingRecord::ThinPool(existing) => Path::new(DEV_MAPPER).join(existing.name.as_str()),
+        }
     }
 
     pub(crate) fn locks(&self, pool: &PoolName) -> PathBuf {

@@ -7,7 +7,7 @@ use crate::dm::{ActivateOptions, Device, DmError, OwnUuid, ThinPool, ThinStatus,
 use crate::graph::code::ErrorCode;
 use crate::graph::error::PoolError;
 use crate::graph::pool::Pool;
-use crate::ids::{DmName, VolumeKind};
+use crate::ids::{DmName, ThinId, VolumeKind};
 use crate::ioctl::{self, Access, Deferred, DevId, DeviceInfo, Errno, IoctlError, LockGuard};
 use crate::store::{PoolRecord, VolumeRecord, VolumeState};
 use crate::units::{Bytes, Sectors};
@@ -44,7 +44,7 @@ pub(crate) struct Live<'a> {
     record: PoolRecord,
     thin_pool: ThinPool<'a>,
     // Shared with other verbs, so that no close runs under us; none while we hold the whole pool.
-    _lock: Option<LockGuard>,
+    lock: Option<LockGuard>,
 }
 
 impl<'a> Live<'a> {
@@ -54,13 +54,18 @@ impl<'a> Live<'a> {
         record: PoolRecord,
         lock: Option<LockGuard>,
     ) -> Result<Self, PoolError> {
-        let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
-        let thin_pool = ThinPool::open(pool.host().dm()?, &uuid)?;
+        let thin_pool = match record.existing() {
+            Some(existing) => pool.existing_thin_pool(existing)?,
+            None => {
+                let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
+                ThinPool::open(pool.host().dm()?, &uuid)?
+            }
+        };
         Ok(Self {
             pool,
             record,
             thin_pool,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -70,12 +75,17 @@ impl<'a> Live<'a> {
             pool,
             record,
             thin_pool,
-            _lock: None,
+            lock: None,
         }
     }
 
     pub(crate) fn pool(&self) -> &'a Pool {
         self.pool
+    }
+
+    /// Whether a verb on volumes runs, beside others.
+    pub(crate) fn is_verb(&self) -> bool {
+        self.lock.is_some()
     }
 
     pub(crate) fn record(&self) -> &PoolRecord {
@@ -98,17 +108,40 @@ impl<'a> Live<'a> {
         &self,
         volume: &VolumeRecord,
         origin: &VolumeRecord,
-    ) -> Result<(), PoolError> {
+    ) -> Result<VolumeRecord, PoolError> {
         let device = self.pool.volume_device(origin)?;
         let active = device.map(|device| DevId::Dev(device.dev));
-        Ok(self
-            .thin_pool
-            .create_snap(volume.thin_id, origin.thin_id, active)?)
+        self.make_thin(volume, |id| {
+            self.thin_pool.create_snap(id, origin.thin_id, active)
+        })
     }
 
     /// Makes `volume` an empty thin device of the pool.
-    pub(crate) fn create_empty(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
-        Ok(self.thin_pool.create_thin(volume.thin_id)?)
+    pub(crate) fn create_empty(&self, volume: &VolumeRecord) -> Result<VolumeRecord, PoolError> {
+        self.make_thin(volume, |id| self.thin_pool.create_thin(id))
+    }
+
+    /// Makes a volume's thin device. In a pool that has ids of others, one that is taken is passed
+    /// over, and that the id is ours is recorded once it was made: until then it may be anybody's.
+    fn make_thin(
+        &self,
+        volume: &VolumeRecord,
+        make: impl Fn(ThinId) -> Result<(), DmError>,
+    ) -> Result<VolumeRecord, PoolError> {
+        let catalogue = self.pool.catalogue();
+        let mut volume = volume.clone();
+        loop {
+            match make(volume.thin_id) {
+                Err(DmError::ThinExists { .. }) if !volume.made => {
+                    volume = catalogue.take_another_thin_id(volume.id)?;
+                }
+                Ok(()) if volume.made => return Ok(volume),
+                result => {
+                    result?;
+                    return Ok(catalogue.set_made(volume.id)?);
+                }
+            }
+        }
     }
 
     /// The volume's block device, made active if it is not.
@@ -242,6 +275,10 @@ impl<'a> Live<'a> {
     /// Gives the space of a volume that is `deleting` back to what lies below the pool, then
     /// deletes it from the pool, then from the catalogue. Repeated after a cut it goes on.
     fn delete(&self, volume: &VolumeRecord, pace: Pace) -> Result<(), PoolError> {
+        // In a pool that has ids of others, this one may be theirs.
+        if !volume.made {
+            return Ok(self.pool.catalogue().forget_volume(volume.id)?);
+        }
         match self.discard_all(volume, pace) {
             // The id is not in the pool: only the row is left.
             Err(PoolError::Dm(DmError::NoSuchThin { .. })) => {}
@@ -300,9 +337,10 @@ impl<'a> Live<'a> {
     /// Undoes a volume that is being made: marks it `deleting`, then removes it.
     pub(crate) fn discard_volume(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
         let catalogue = self.pool.catalogue();
-        if catalogue.volume(volume.id)?.state != VolumeState::Deleting {
-            catalogue.begin_deleting(volume.id)?;
+        let mut volume = catalogue.volume(volume.id)?;
+        if volume.state != VolumeState::Deleting {
+            volume = catalogue.begin_deleting(volume.id)?;
         }
-        self.delete(volume, Pace::Full)
+        self.delete(&volume, Pace::Full)
     }
 }

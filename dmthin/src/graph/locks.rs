@@ -8,6 +8,7 @@
 //! byte 2          who grows the pool or its base takes it alone
 //! byte 3          who fills the ballast or lets it go takes it alone
 //! byte 4          who reads the pool's metadata takes it alone, last of all
+//! byte 5          who writes the catalogue's copy on the pool's disk takes it alone, last of all
 //! byte 2^32 + n   volume n: whoever makes, mounts, grows or removes it
 //! ```
 //!
@@ -25,6 +26,7 @@ const IMPORTS: u64 = 1;
 const GROWTH: u64 = 2;
 const BALLAST: u64 = 3;
 const READING: u64 = 4;
+const COPY: u64 = 5;
 const VOLUMES: u64 = 1 << 32;
 
 fn volume_byte(volume: VolumeId) -> LockByte {
@@ -90,6 +92,11 @@ impl Locks {
         Ok(self
             .file
             .lock(LockByte::new(BALLAST), LockMode::Exclusive)?)
+    }
+
+    /// The copy of the catalogue for ourselves.
+    pub(crate) fn copy(&self) -> Result<LockGuard, PoolError> {
+        Ok(self.file.lock(LockByte::new(COPY), LockMode::Exclusive)?)
     }
 
     /// A volume for ourselves.

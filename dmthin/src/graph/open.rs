@@ -4,8 +4,8 @@ use std::fs::File;
 
 use crate::backing::Attached;
 use crate::dm::{
-    ActivateOptions, DmError, OwnKind, OwnUuid, PoolFeatures, PoolMode, PoolStatus, ThinPool,
-    ThinPoolTable, WorkingPool, names,
+    ActivateOptions, DmError, OwnKind, OwnUuid, PartKind, PoolFeatures, PoolMode, PoolStatus,
+    ThinPool, ThinPoolTable, WorkingPool, names,
 };
 use crate::graph::create::remove_path;
 use crate::graph::error::PoolError;
@@ -20,6 +20,13 @@ use crate::ioctl::{Deferred, DevId, DeviceInfo, LockGuard};
 use crate::store::{BackingRecord, Catalogue, GenerationCheck, PoolRecord, PoolState, WhenFull};
 use crate::thinmeta::FirstBlock;
 use crate::units::Sectors;
+
+/// Our devices that are no volumes, in the order in which they go.
+const BELOW_VOLUMES: [OwnKind; 3] = [
+    OwnKind::Pool,
+    OwnKind::Part(PartKind::Data),
+    OwnKind::Part(PartKind::Metadata),
+];
 
 impl Host {
     /// Opens a pool: its loops, its thin-pool device, what a cut left settled, and the devices of
@@ -56,7 +63,11 @@ impl Host {
     pub fn close_pool(&self, name: &PoolName) -> Result<Change, PoolError> {
         let pool = self.pool(name)?;
         let _lock = pool.lock_idle()?;
-        pool.close()
+        let change = pool.close()?;
+        if change == Change::Changed {
+            pool.copy_catalogue(&pool.record()?, true)?;
+        }
+        Ok(change)
     }
 
     /// Destroys a pool with all that is in it, a half-made one included.
@@ -73,7 +84,7 @@ impl Host {
         pool.clear_away()
     }
 
-    fn remove_files(&self, name: &PoolName) -> Result<(), PoolError> {
+    pub(crate) fn remove_files(&self, name: &PoolName) -> Result<(), PoolError> {
         let dir = self.layout().pool_dir(name);
         // The catalogue goes after the files it knows of, the lock that guards all this last.
         for file in [super::layout::DATA_FILE, super::layout::METADATA_FILE] {
@@ -99,7 +110,7 @@ impl Pool {
             })
     }
 
-    fn open(&self) -> Result<Change, PoolError> {
+    pub(crate) fn open(&self) -> Result<Change, PoolError> {
         let record = self.record()?;
         if record.state != PoolState::Ready {
             return Err(PoolError::PoolHalfMade {
@@ -108,10 +119,31 @@ impl Pool {
         }
         let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
         if self.host().dm()?.active(&uuid)?.is_some() {
-            return self.settle_open(record);
+            let copied = record.clone();
+            let change = self.settle_open(record)?;
+            if change == Change::Changed {
+                self.copy_catalogue(&copied, false)?;
+            }
+            return Ok(change);
         }
-        let data = self.attach(&record.data)?;
-        let metadata = self.attach(&record.metadata)?;
+        match self.open_closed(&record) {
+            Ok(()) => Ok(Change::Changed),
+            // Whatever it was, the devices that were made go again.
+            Err(error) => {
+                let undo = self.close().map(drop);
+                Err(error.with_undo(undo))
+            }
+        }
+    }
+
+    fn open_closed(&self, record: &PoolRecord) -> Result<(), PoolError> {
+        if record.existing().is_some() {
+            let live = self.enter_thin_pool(record)?;
+            live.check_marker()?;
+            return self.settle_volumes(&live).map(drop);
+        }
+        let data = self.attach(record, PartKind::Data)?;
+        let metadata = self.attach(record, PartKind::Metadata)?;
         for (half, size) in [(&data, record.data_size), (&metadata, record.metadata_size)] {
             if half.size() < size {
                 return Err(PoolError::DeviceShrunk {
@@ -122,15 +154,11 @@ impl Pool {
                 });
             }
         }
-        let generation = self.check_superblock(&record, &metadata)?;
-        let live = self.activate_pool(&record, &data, &metadata)?;
-        match self.settle(&live, generation) {
-            Ok(_) => Ok(Change::Changed),
-            Err(error) => {
-                let undo = self.close().map(drop);
-                Err(error.with_undo(undo))
-            }
-        }
+        let generation = self.check_superblock(record, &metadata)?;
+        let live = self.activate_pool(record, &data, &metadata)?;
+        self.settle(&live, generation)?;
+        self.update_label(record, record.data_size)?;
+        self.copy_catalogue(record, false)
     }
 
     /// What is left to do when the pool's device is there.
@@ -145,6 +173,10 @@ impl Pool {
         let live = Live::open(self, record, None)?;
         live.resume_all()?;
         let found = self.require_writable(live.thin_pool())?.transaction_id;
+        if live.record().existing().is_some() {
+            live.check_marker()?;
+            return self.settle_volumes(&live);
+        }
         let checked = self.require_generation(live.record(), found)?;
         if stamping && checked == Change::Unchanged {
             return self.settle(&live, found).map(|_| Change::Changed);
@@ -170,7 +202,14 @@ impl Pool {
         for container in self.catalogue().containers()? {
             if container.volume.active && self.volume_device(&container.volume)?.is_none() {
                 let name = names::container_name(self.name(), &container.name);
-                live.activate(&container.volume, &name)?;
+                match live.activate(&container.volume, &name) {
+                    // Removed after the copy of the catalogue that this one was made from.
+                    Err(PoolError::Dm(DmError::NoSuchThin { .. })) if live.record().foreign_ids => {
+                        tracing::warn!(container = %container.name, "it is not in the pool");
+                        continue;
+                    }
+                    result => result?,
+                };
                 change = Change::Changed;
             }
         }
@@ -280,6 +319,8 @@ impl Pool {
     /// is going (durable), the pool goes, the catalogue says it is there.
     pub(crate) fn stamp(&self, live: &Live<'_>, from: TransactionId) -> Result<(), PoolError> {
         let to = self.catalogue().begin_generation(from)?;
+        // Cut after the next step, the copy pairs with the pool by this intent.
+        self.copy_catalogue(live.record(), false)?;
         live.thin_pool().set_transaction_id(from, to)?;
         Ok(self.catalogue().confirm_generation(to)?)
     }
@@ -305,14 +346,14 @@ impl Pool {
     }
 
     /// Takes every device of the pool away. The caller holds the whole pool.
-    fn close(&self) -> Result<Change, PoolError> {
+    pub(crate) fn close(&self) -> Result<Change, PoolError> {
         let ours = self.idle_devices()?;
         if ours.is_empty() {
             return Ok(Change::Unchanged);
         }
         let dm = self.host().dm()?;
-        let is_pool = |own: &OwnUuid| matches!(own.kind, OwnKind::Pool);
-        for (device, _) in ours.iter().filter(|(_, own)| !is_pool(own)) {
+        let is_volume = |own: &OwnUuid| matches!(own.kind, OwnKind::Volume(..) | OwnKind::Ballast);
+        for (device, _) in ours.iter().filter(|(_, own)| is_volume(own)) {
             match dm.deactivate(DevId::Dev(device.dev), Deferred::No) {
                 // Its removal was deferred, and its last user let go just now.
                 Err(DmError::NotFound { .. }) => {}
@@ -321,8 +362,10 @@ impl Pool {
                 }
             }
         }
-        for (device, _) in ours.iter().filter(|(_, own)| is_pool(own)) {
-            dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
+        for kind in BELOW_VOLUMES {
+            for (device, _) in ours.iter().filter(|(_, own)| own.kind == kind) {
+                dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
+            }
         }
         Ok(Change::Changed)
     }
@@ -331,7 +374,7 @@ impl Pool {
     fn users(&self, ours: &[(DeviceInfo, OwnUuid)]) -> Result<Vec<String>, PoolError> {
         let mut users = Vec::new();
         for (device, own) in ours {
-            if matches!(own.kind, OwnKind::Pool) || device.open_count == 0 {
+            if !matches!(own.kind, OwnKind::Volume(..)) || device.open_count == 0 {
                 continue;
             }
             let holders = self.holders(device.dev)?;
@@ -349,17 +392,31 @@ impl Pool {
     pub(crate) fn clear_away(&self) -> Result<(), PoolError> {
         self.close()?;
         let record = self.record()?;
+        if record.existing().is_some() {
+            self.leave_thin_pool(&record)?;
+            return self.host().remove_files(self.name());
+        }
+        self.begin_destroying(&record)?;
+        // Our superblock, and the base's that lies at the data's begin, must not be taken for
+        // something that lives there.
+        for (half, backing) in [
+            (PartKind::Metadata, &record.metadata),
+            (PartKind::Data, &record.data),
+        ] {
+            if matches!(backing, BackingRecord::Device { .. }) {
+                self.attach(&record, half)?.wipe()?;
+            }
+        }
+        self.wipe_disk(&record)?;
+        self.host().remove_files(self.name())
+    }
+
+    /// Records that the pool goes: there is no way back from here.
+    pub(crate) fn begin_destroying(&self, record: &PoolRecord) -> Result<(), PoolError> {
         if record.state != PoolState::Destroying {
             self.catalogue().set_pool_state(PoolState::Destroying)?;
         }
-        for backing in [&record.metadata, &record.data] {
-            if matches!(backing, BackingRecord::Device { .. }) {
-                // Our superblock, and the base's that lies at the data's begin, must not be taken
-                // for something that lives there.
-                self.attach(backing)?.wipe()?;
-            }
-        }
-        self.host().remove_files(self.name())
+        Ok(())
     }
 
     /// That the pool takes writes; gives its status.

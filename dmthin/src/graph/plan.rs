@@ -1,5 +1,6 @@
 //! Sizes chosen for a new pool, with the reasons.
 
+use crate::label::{Area, CATALOGUE_LEN, CATALOGUE_START};
 use crate::store::Guard;
 use crate::units::{BlockSize, Bytes, DataBlocks, META_BLOCK_BYTES, MetaBlocks};
 
@@ -27,6 +28,31 @@ pub(crate) fn metadata_size(data: Bytes, block_size: BlockSize) -> Bytes {
     clamped
         .checked_round_up(Bytes::from_kib(4))
         .unwrap_or(METADATA_MAX)
+}
+
+/// The parts of a disk of `size` that a pool is to lie on whole, of which the metadata use only
+/// `metadata` at first; `None` where it is too small for any data.
+///
+/// For metadata twice of what they begin with is kept, so that they can grow: where the data ends is
+/// the disk's end, so that the data can grow as well when the disk does.
+pub(crate) fn disk_areas(size: Bytes, metadata: Bytes) -> Option<(Area, Area)> {
+    const UNIT: Bytes = Bytes::from_mib(1);
+    let reserved = metadata
+        .saturating_add(metadata)
+        .min(METADATA_MAX.max(metadata));
+    let metadata = Area {
+        start: CATALOGUE_START.saturating_add(CATALOGUE_LEN),
+        len: reserved.checked_round_up(UNIT)?,
+    };
+    let start = metadata.end()?;
+    let len = data_room(size, start);
+    (len > Bytes::ZERO).then_some((metadata, Area { start, len }))
+}
+
+/// What a disk of `size` has for data from `start` on, in whole blocks of 4096 bytes.
+pub(crate) fn data_room(size: Bytes, start: Bytes) -> Bytes {
+    let room = size.saturating_sub(start).get();
+    Bytes::new(room.saturating_sub(room % 4096))
 }
 
 /// What the kernel's own documentation reckons for a pool whose every block is mapped once.
@@ -106,5 +132,22 @@ mod tests {
             low_water(Bytes::from_mib(6400), BlockSize::DEFAULT, guard).get() / 1024
         };
         assert_eq!([0, 10, 15, 30, 99].map(low_water), [20, 20, 20, 35, 99]);
+    }
+
+    #[test]
+    fn a_disk_keeps_room_for_its_metadata_to_grow() {
+        let mib = Bytes::from_mib;
+        let area = |start, len| Area { start, len };
+        assert_eq!(
+            disk_areas(Bytes::new((1 << 30) + 5000), mib(64)),
+            Some((
+                area(mib(65), mib(128)),
+                area(mib(193), Bytes::new((831 << 20) + 4096))
+            ))
+        );
+        let (metadata, data) = disk_areas(Bytes::from_gib(1 << 20), METADATA_MAX).unwrap();
+        assert_eq!(metadata, area(mib(65), mib(16257)));
+        assert_eq!(data.start, mib(65 + 16257));
+        assert_eq!(disk_areas(mib(193), mib(64)), None);
     }
 }

@@ -175,7 +175,13 @@ impl Host {
         for backing in [&record.data, &record.metadata] {
             let path = pool.backing_path(backing);
             match backing {
-                BackingRecord::Device { .. } => plan.wiped.push(path),
+                // Both parts are of one disk; of another's thin-pool only the volumes go.
+                BackingRecord::Device { .. } | BackingRecord::Part { .. } => {
+                    if !plan.wiped.contains(&path) {
+                        plan.wiped.push(path);
+                    }
+                }
+                BackingRecord::ThinPool(_) => {}
                 // One that a cut destroy took is no less gone.
                 BackingRecord::File { .. } if !path.exists() => {}
                 BackingRecord::File { .. } => {

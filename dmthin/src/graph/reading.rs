@@ -4,7 +4,7 @@
 //! reboots. So that one of ours is never in our own way, and another tool's never taken from it:
 //!
 //! ```text
-//! lock byte 3      alone, while we have one: no two of us ask at once; the kernel drops it with us
+//! lock byte 4      alone, while we have one: no two of us ask at once; the kernel drops it with us
 //! metadata-snap    a file beside the catalogue: empty (durable) before we ask, then the block we got
 //! reserve, read, release, file removed
 //! ```
@@ -13,17 +13,18 @@
 //! is another's, and ours to wait for.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::dm::{DmError, ThinPool};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
-use crate::ioctl::{self, LockGuard};
+use crate::ioctl::{self, DevId, LockGuard};
 use crate::store::{BackingRecord, PoolRecord};
-use crate::thinmeta::{Metadata, ReadError};
-use crate::units::MetaBlocks;
+use crate::thinmeta::{Metadata, ReadAt, ReadError};
+use crate::units::{Bytes, MetaBlocks};
 
 /// A metadata snapshot of ours, until it is released.
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl Live<'_> {
     /// [`PoolError::Metadata`] where what is read is damaged.
     pub(crate) fn read_metadata<T>(
         &self,
-        read: impl FnOnce(&mut Metadata<File>) -> Result<T, ReadError>,
+        read: impl FnOnce(&mut Metadata<Window>) -> Result<T, ReadError>,
     ) -> Result<T, PoolError> {
         let held = self.hold()?;
         let found = self.read_held(held.block, read);
@@ -156,13 +157,13 @@ impl Live<'_> {
     fn read_held<T>(
         &self,
         block: MetaBlocks,
-        read: impl FnOnce(&mut Metadata<File>) -> Result<T, ReadError>,
+        read: impl FnOnce(&mut Metadata<Window>) -> Result<T, ReadError>,
     ) -> Result<T, PoolError> {
         let status = self.pool().require_writable(self.thin_pool())?;
         let node = self.metadata_node()?;
         // The kernel writes the metadata past the page cache of their device, where blocks that
         // somebody read before, as udev does, lie for long.
-        let device = ioctl::open_direct(&node)?;
+        let device = Window::whole(ioctl::open_direct(&node)?);
         Metadata::of_snapshot(device, block, status.total_metadata, status.total_data)
             .and_then(|mut metadata| read(&mut metadata))
             .map_err(|source| self.pool().metadata_error(node, source))
@@ -172,8 +173,15 @@ impl Live<'_> {
     fn metadata_node(&self) -> Result<PathBuf, PoolError> {
         let (_, table) = self.thin_pool().table()?;
         let path = self.pool().backing_path(&self.record().metadata);
+        let host = self.pool().host();
         let node = match &self.record().metadata {
             BackingRecord::Device { .. } => Some(path.clone()),
+            BackingRecord::Part { .. } | BackingRecord::ThinPool(_) => {
+                match host.dm()?.find(DevId::Dev(table.metadata))? {
+                    Some(device) => host.node_of(&device)?,
+                    None => None,
+                }
+            }
             BackingRecord::File { .. } => ioctl::attached_loops()?
                 .into_iter()
                 .find(|(device, _)| device.dev() == table.metadata)
@@ -190,19 +198,53 @@ impl Live<'_> {
     }
 }
 
+/// The metadata on a file or device, from a byte of it on.
+#[derive(Debug)]
+pub(crate) struct Window {
+    file: File,
+    start: Bytes,
+}
+
+impl Window {
+    const fn whole(file: File) -> Self {
+        Self {
+            file,
+            start: Bytes::ZERO,
+        }
+    }
+}
+
+impl ReadAt for Window {
+    fn read_exact_at(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
+        let at = self.start.get().checked_add(at);
+        let at = at.ok_or(io::ErrorKind::UnexpectedEof)?;
+        FileExt::read_exact_at(&self.file, buf, at)
+    }
+}
+
 impl Pool {
     /// Reads the metadata of a pool that is not open, under a lock that keeps it so.
     pub(crate) fn read_closed_metadata<T>(
         &self,
         record: &PoolRecord,
-        read: impl FnOnce(&mut Metadata<File>) -> Result<T, ReadError>,
+        read: impl FnOnce(&mut Metadata<Window>) -> Result<T, ReadError>,
     ) -> Result<T, PoolError> {
         let path = self.backing_path(&record.metadata);
         let device = match &record.metadata {
-            BackingRecord::Device { .. } => ioctl::open_direct(&path)?,
-            BackingRecord::File { .. } => {
-                File::open(&path).map_err(|source| PoolError::io("read", &path, source))?
+            BackingRecord::Device { .. } => Window::whole(ioctl::open_direct(&path)?),
+            BackingRecord::Part { start, .. } => Window {
+                file: ioctl::open_direct(&path)?,
+                start: *start,
+            },
+            // Its metadata are where its owner has them, while it is active.
+            BackingRecord::ThinPool(_) => {
+                return Err(PoolError::PoolNotOpen {
+                    name: self.name().clone(),
+                });
             }
+            BackingRecord::File { .. } => Window::whole(
+                File::open(&path).map_err(|source| PoolError::io("read", &path, source))?,
+            ),
         };
         match Metadata::of_closed(device) {
             Ok(Some(mut metadata)) => {

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `deleting` | a removal was cut, or is queued | removed: it was promised; one that is held or fails stays queued |
 //! | `creating` container, in the pool, as large as its parent | created; the lazy `ready` may be lost | `ready` |
+//! | `creating`, not known to be made, in a pool that has ids of others | the id may be theirs | the row forgotten, the id left |
 //! | `creating` container, else | not yet created, or its file system not yet grown | removed |
 //! | `creating` base or layer | its content was not whole | removed |
 //! | `ready` container with `growing_to` | a growth was cut | grown to its end |
@@ -95,7 +96,8 @@ impl Live<'_> {
     }
 
     pub(crate) fn is_whole(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
-        if volume.state != VolumeState::Creating || volume.kind != VolumeKind::Container {
+        let made = volume.state == VolumeState::Creating && volume.made;
+        if !made || volume.kind != VolumeKind::Container {
             return Ok(false);
         }
         Ok(volume.size == self.parent(volume)?.size && self.is_in_pool(volume)?)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::fs::Holder;
+use crate::graph::commit::Promised;
 use crate::graph::error::PoolError;
 use crate::graph::guard::UntilGuard;
 use crate::ids::{
@@ -214,6 +215,12 @@ pub struct PoolReport {
     pub containers: u64,
     /// Sizes of all containers added up: what they may come to use.
     pub virtual_size: Bytes,
+    /// Whether containers may be promised more than there is.
+    pub overcommit: bool,
+    /// What is promised.
+    pub promised: Promised,
+    /// Whether the pool may have volumes that the catalogue does not know.
+    pub foreign_ids: bool,
 }
 
 /// A line of `image list`.
@@ -509,6 +516,10 @@ pub enum DeviceKind {
     Pool,
     /// Its ballast, while that is being filled.
     Ballast,
+    /// The part of the pool's disk that has its metadata.
+    Metadata,
+    /// The part of the pool's disk that has its data.
+    Data,
     /// A volume on it.
     #[serde(untagged)]
     Volume(VolumeKind),
@@ -519,6 +530,8 @@ impl std::fmt::Display for DeviceKind {
         match self {
             Self::Pool => f.pad("pool"),
             Self::Ballast => f.pad("ballast"),
+            Self::Metadata => f.pad("metadata"),
+            Self::Data => f.pad("data"),
             Self::Volume(kind) => kind.fmt(f),
         }
     }

@@ -25,11 +25,14 @@ impl Pool {
         let record = self.record()?;
         let state = self.host().word(&record)?;
         let counts = self.catalogue().counts()?;
-        let live = if state == PoolWord::Open {
-            Some(self.live_report(&record)?)
+        let open = if state == PoolWord::Open {
+            // No lock: whoever only looks waits for nobody.
+            Some(Live::open(self, record.clone(), None)?)
         } else {
             None
         };
+        let promised = self.promised(&record, open.as_ref())?;
+        let live = open.map(|live| self.live_report(&live)).transpose()?;
         let (live, devices) =
             live.map_or((None, None), |(live, devices)| (Some(live), Some(devices)));
         let virtual_size = self
@@ -65,6 +68,9 @@ impl Pool {
             layers: counts.nr_layers,
             containers: counts.nr_containers,
             virtual_size,
+            overcommit: record.overcommit,
+            promised,
+            foreign_ids: record.foreign_ids,
         })
     }
 
@@ -87,15 +93,11 @@ impl Pool {
 
     /// The file or device of one half of the pool.
     pub(crate) fn backing_path(&self, backing: &BackingRecord) -> PathBuf {
-        match backing {
-            BackingRecord::File { name } => self.host().layout().pool_dir(self.name()).join(name),
-            BackingRecord::Device { path } => path.clone(),
-        }
+        self.host().layout().backing(self.name(), backing)
     }
 
-    fn live_report(&self, record: &PoolRecord) -> Result<(LivePool, Devices), PoolError> {
-        // No lock: whoever only looks waits for nobody.
-        let live = Live::open(self, record.clone(), None)?;
+    fn live_report(&self, live: &Live<'_>) -> Result<(LivePool, Devices), PoolError> {
+        let record = live.record();
         let device = live.thin_pool().device().dev();
         let (_, table) = live.thin_pool().table()?;
         let devices = Devices {
@@ -182,7 +184,7 @@ impl Pool {
                 report.direct_io = Some(info.direct_io);
                 report.block_size = Some(info.block_size);
             }
-        } else if device.is_some() {
+        } else if device.is_some() && !matches!(backing, BackingRecord::ThinPool(_)) {
             let block = backing::BlockDevice::open(&report.path)?;
             report.block_size = Some(ioctl::logical_block_size(block.file())?);
             report.node = Some(report.path.clone());

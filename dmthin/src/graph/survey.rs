@@ -2,7 +2,6 @@
 //! for its findings to be true is in `check.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 
 use crate::backing::SparseFile;
 use crate::dm::{OwnKind, OwnUuid};
@@ -11,6 +10,7 @@ use crate::graph::error::{PoolError, held_by};
 use crate::graph::finding::{Finding, FindingKind, Remedy};
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
+use crate::graph::reading::Window;
 use crate::graph::report::QueueState;
 use crate::ids::{DevNo, ThinId, TransactionId, VolumeId, VolumeKind};
 use crate::ioctl::{DeviceInfo, LockGuard};
@@ -22,12 +22,9 @@ use crate::thinmeta::Metadata;
 
 /// Whether every thin id of a pool is ours to give and to take. True for what we make ourselves.
 pub(crate) const fn owns_all_ids(record: &PoolRecord) -> bool {
-    match (&record.data, &record.metadata) {
-        (
-            BackingRecord::File { .. } | BackingRecord::Device { .. },
-            BackingRecord::File { .. } | BackingRecord::Device { .. },
-        ) => true,
-    }
+    // Another's thin-pool has its owner's, and a disk that came without its last words has some that
+    // nobody here knows.
+    !record.foreign_ids && record.existing().is_none()
 }
 
 /// What the pool's own metadata say.
@@ -92,7 +89,7 @@ impl Pool {
     }
 
     fn in_pool(&self, record: &PoolRecord, open: bool) -> Result<InPool, PoolError> {
-        let read = |metadata: &mut Metadata<File>| {
+        let read = |metadata: &mut Metadata<Window>| {
             let devices = metadata.devices()?;
             Ok(InPool {
                 thins: devices.iter().map(|device| device.id).collect(),
@@ -231,7 +228,7 @@ impl Survey<'_> {
                 _ => continue,
             };
             let volume = match own.kind {
-                OwnKind::Pool | OwnKind::Ballast => None,
+                OwnKind::Pool | OwnKind::Part(_) | OwnKind::Ballast => None,
                 OwnKind::Volume(_, id) => Some(id),
             };
             let finding = Finding {

@@ -10,7 +10,7 @@ use crate::store::row::{self, Cells, to_sql};
 use crate::store::state::BallastState;
 use crate::units::Bytes;
 
-fn select(db: &Connection) -> Outcome<Option<BallastRecord>> {
+pub(super) fn select(db: &Connection) -> Outcome<Option<BallastRecord>> {
     row::first(db, "SELECT * FROM ballast", (), |row| {
         let cells = Cells::new(row, "ballast");
         Ok(BallastRecord {
@@ -40,7 +40,7 @@ impl Catalogue {
                 return Err(StoreError::BallastExists.into());
             }
             let new = BallastRecord {
-                thin_id: take_thin_id(db)?,
+                thin_id: take_thin_id(db)?.0,
                 size,
                 state: BallastState::Filling,
             };

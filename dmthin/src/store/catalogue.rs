@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::store::error::{Corruption, CorruptionKind, Fault, Outcome, StoreError};
-use crate::store::record::NewPool;
+use crate::store::record::{MovedPool, NewPool};
 use crate::store::schema::{self, Format};
 use crate::store::{containers, images, layers, pool, removals, row};
 
@@ -44,6 +45,8 @@ pub(super) enum Durability {
 pub struct Catalogue {
     path: PathBuf,
     db: Mutex<Connection>,
+    // Since the last copy was taken of it.
+    written: AtomicBool,
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -97,6 +100,39 @@ fn connect(path: &Path) -> Outcome<Connection> {
     Ok(db)
 }
 
+/// An empty file for nobody but its owner, in place of whatever was there.
+fn empty_file(path: &Path) -> Result<(), StoreError> {
+    remove(path)?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(|error| io_error("create", path, error))
+}
+
+/// Makes a copy that was kept elsewhere the catalogue of this host.
+fn fill_from_copy(path: &Path, moved: &MovedPool) -> Outcome<()> {
+    let mut db = connect(path)?;
+    db.pragma_update(None, "journal_mode", "OFF")?;
+    if let Format::Newer(found) = schema::format(&db, schema::STEPS)? {
+        return Err(StoreError::NewerFormat {
+            path: path.to_owned(),
+            found,
+            supported: schema::newest(schema::STEPS),
+        }
+        .into());
+    }
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    schema::migrate(&tx, schema::STEPS)?;
+    pool::set_moved(&tx, moved)?;
+    tx.commit()?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.close().map_err(|(_, error)| error)?;
+    Ok(())
+}
+
 /// Makes the whole catalogue in an existing, empty file that nobody else knows of.
 fn fill(path: &Path, new: &NewPool) -> Outcome<()> {
     let mut db = connect(path)?;
@@ -121,7 +157,27 @@ impl Catalogue {
     /// [`StoreError::CatalogueExists`]; [`StoreError::TooLarge`] and [`StoreError::PathNotUtf8`]
     /// for what the format cannot hold; or the file's own troubles.
     pub fn create(path: impl AsRef<Path>, new: &NewPool) -> Result<Self, StoreError> {
-        let path = path.as_ref();
+        Self::place(path.as_ref(), |draft| fill(draft, new))
+    }
+
+    /// Makes a catalogue at `path` out of what [`content`](Self::content) gave elsewhere, and opens
+    /// it, as [`create`](Self::create) does.
+    ///
+    /// # Errors
+    /// As of [`create`](Self::create) and [`open`](Self::open).
+    pub fn adopt(
+        path: impl AsRef<Path>,
+        content: &[u8],
+        moved: &MovedPool,
+    ) -> Result<Self, StoreError> {
+        Self::place(path.as_ref(), |draft| {
+            fs::write(draft, content).map_err(|error| io_error("write", draft, error))?;
+            fill_from_copy(draft, moved)
+        })
+    }
+
+    /// Fills a file beside `path`, which is then renamed.
+    fn place(path: &Path, fill: impl FnOnce(&Path) -> Outcome<()>) -> Result<Self, StoreError> {
         let exists = || StoreError::CatalogueExists {
             path: path.to_owned(),
         };
@@ -129,14 +185,8 @@ impl Catalogue {
             return Err(exists());
         }
         let draft = beside(path, ".new");
-        remove(&draft)?;
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&draft)
-            .map_err(|error| io_error("create", &draft, error))
-            .and_then(|_| fill(&draft, new).map_err(|fault| fault.at(&draft)))
+        let made = empty_file(&draft)
+            .and_then(|()| fill(&draft).map_err(|fault| fault.at(&draft)))
             .and_then(|()| sync(&draft))
             // A WAL left by an earlier catalogue of this name would be taken for this one's.
             .and_then(|()| remove(&beside(path, "-wal")))
@@ -158,6 +208,39 @@ impl Catalogue {
                 Err(error)
             }
         }
+    }
+
+    /// Whether something was written by way of this one since it was opened, or since the last call of
+    /// [`content`](Self::content) began.
+    #[must_use]
+    pub fn was_written(&self) -> bool {
+        self.written.load(Ordering::SeqCst)
+    }
+
+    /// The whole catalogue as it is now, as the bytes of one file. The caller keeps others from doing
+    /// the same, for it is written beside the catalogue first.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn content(&self) -> Result<Vec<u8>, StoreError> {
+        // First: what is written from here on may not be in it.
+        self.written.store(false, Ordering::SeqCst);
+        let scratch = beside(&self.path, ".copy");
+        empty_file(&scratch)?;
+        let text = scratch.to_str().ok_or_else(|| StoreError::PathNotUtf8 {
+            path: scratch.clone(),
+        })?;
+        let copied = {
+            let db = self.lock();
+            // Whatever becomes of the file, it is read here and now.
+            db.pragma_update(None, "synchronous", "OFF")
+                .and_then(|()| db.execute("VACUUM INTO ?1", [text]))
+                .map_err(|error| Fault::from(error).at(&scratch))
+        };
+        let content = copied
+            .and_then(|_| fs::read(&scratch).map_err(|error| io_error("read", &scratch, error)));
+        remove(&scratch)?;
+        content
     }
 
     /// Opens an existing catalogue, migrating it where it has an older format.
@@ -188,6 +271,7 @@ impl Catalogue {
         let catalogue = Self {
             path: path.to_owned(),
             db: Mutex::new(db),
+            written: AtomicBool::new(false),
         };
         match format {
             Format::Current => {}
@@ -221,7 +305,7 @@ impl Catalogue {
     /// [`StoreError::Io`].
     pub fn delete(path: impl AsRef<Path>) -> Result<(), StoreError> {
         let path = path.as_ref();
-        for suffix in ["", "-wal", "-shm", ".new"] {
+        for suffix in ["", "-wal", "-shm", ".new", ".copy"] {
             remove(&beside(path, suffix))?;
         }
         sync_directory_of(path)
@@ -304,6 +388,7 @@ impl Catalogue {
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = body(&tx)?;
             tx.commit()?;
+            self.written.store(true, Ordering::SeqCst);
             Ok(value)
         };
         run().map_err(|fault| fault.at(&self.path))

@@ -21,8 +21,8 @@
 //!
 //! | table | one row is | columns |
 //! |---|---|---|
-//! | `pool` | the pool (one row) | `name` `uuid` `created_at`, `block_size`, `low_water` (data blocks), `data_kind` `data_at` `data_size`, `metadata_kind` `metadata_at` `metadata_size` (kind `file`: a name beside the catalogue, `device`: a path), `zeroing`, `base_size`, `fs`, `mkfs_args` (JSON array), `state`, `generation`, `pending_generation`, `next_thin_id` (2^24: spent), `when_full` (`queue` `error`) |
-//! | `volumes` | a thin device | `id`, `thin_id`, `kind` (`base` `layer` `container`), `state` (`creating` `ready` `deleting`), `parent` (a volume), `size`, `fs`, `fs_uuid`, `created_at`, `active` |
+//! | `pool` | the pool (one row) | `name` `uuid` `created_at`, `block_size`, `low_water` (data blocks), `data_kind` `data_at` `data_size`, `metadata_kind` `metadata_at` `metadata_size` (kind `file`: a name beside the catalogue, `device`: a path or a dm name), `data_start` `metadata_start` (on a labelled disk), `existing_name` `existing_uuid` (another's thin-pool), `overcommit`, `foreign_ids`, `zeroing`, `base_size`, `fs`, `mkfs_args` (JSON array), `state`, `generation`, `pending_generation`, `next_thin_id` (2^24: spent), `when_full` (`queue` `error`) |
+//! | `volumes` | a thin device | `id`, `thin_id`, `kind` (`base` `layer` `container`), `state` (`creating` `ready` `deleting`), `parent` (a volume), `size`, `fs`, `fs_uuid`, `created_at`, `active`, `made`, `mapped` |
 //! | `layers` | a sealed layer | `volume`, `chain_id` (unique), `diff_id`, `parent_chain`, `tar_bytes`, `nr_entries` |
 //! | `images` | an image | `id`, `config_digest` (unique), `manifest_digest`, `config` (the bytes), `architecture`, `os`, `created` (as the config says), `imported_at` |
 //! | `image_layers` | a layer of an image | `image`, `position` (0 is the lowest), `layer` |
@@ -54,9 +54,9 @@ mod tests;
 pub use catalogue::Catalogue;
 pub use error::{Corruption, StoreError};
 pub use record::{
-    AddedImage, BackingRecord, BallastRecord, ContainerRecord, Counts, Guard, ImageRecord,
-    LayerRecord, NewContainer, NewImage, NewPool, NewVolume, PoolRecord, RemovalRecord,
-    RemovedImage, SealedLayer, VolumeRecord,
+    AddedImage, BackingRecord, BallastRecord, Committed, ContainerRecord, Counts, ExistingPool,
+    Guard, ImageRecord, LayerRecord, MovedPool, NewContainer, NewImage, NewPool, NewVolume,
+    PoolRecord, RemovalRecord, RemovedImage, SealedLayer, VolumeRecord,
 };
 pub use state::{BallastState, GenerationCheck, PoolState, VolumeState, WhenFull};
 pub use timestamp::Timestamp;

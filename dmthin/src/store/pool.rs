@@ -1,31 +1,65 @@
 //! The one row about the pool, and the generation that pairs it with the pool's superblock.
 
+use std::path::Path;
+
 use rusqlite::{Connection, named_params};
 
 use crate::ids::{ThinId, TransactionId};
 use crate::store::catalogue::{Catalogue, Durability};
 use crate::store::error::{CorruptionKind, Outcome, StoreError};
-use crate::store::record::{BackingRecord, Counts, Guard, NewPool, PoolRecord};
+use crate::store::record::{
+    BackingRecord, Counts, ExistingPool, Guard, MovedPool, NewPool, PoolRecord,
+};
 use crate::store::row::{self, Cells, generation_key, to_sql};
 use crate::store::state::{PoolState, WhenFull};
 use crate::store::timestamp::Timestamp;
 use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
-fn backing_columns(backing: &BackingRecord) -> Outcome<(&'static str, &str)> {
-    match backing {
-        BackingRecord::File { name } => Ok(("file", name)),
-        BackingRecord::Device { path } => match path.to_str() {
-            Some(text) => Ok(("device", text)),
-            None => Err(StoreError::PathNotUtf8 { path: path.clone() }.into()),
-        },
-    }
+/// Kind, place and start of a backing.
+type BackingColumns<'a> = (&'static str, &'a str, Option<i64>);
+
+fn backing_columns(backing: &BackingRecord) -> Outcome<BackingColumns<'_>> {
+    Ok(match backing {
+        BackingRecord::File { name } => ("file", name, None),
+        BackingRecord::Device { path } => ("device", path_text(path)?, None),
+        BackingRecord::Part { path, start } => {
+            let start = to_sql("an offset", start.get())?;
+            ("device", path_text(path)?, Some(start))
+        }
+        BackingRecord::ThinPool(existing) => ("device", existing.name.as_str(), None),
+    })
 }
 
-fn backing(cells: &Cells<'_>, kind: &'static str, at: &'static str) -> Outcome<BackingRecord> {
+fn path_text(path: &Path) -> Outcome<&str> {
+    path.to_str().ok_or_else(|| {
+        let path = path.to_owned();
+        StoreError::PathNotUtf8 { path }.into()
+    })
+}
+
+fn backing(
+    cells: &Cells<'_>,
+    kind: &'static str,
+    at: &'static str,
+    start: &'static str,
+) -> Outcome<BackingRecord> {
     let place: String = cells.raw(at)?;
-    match cells.raw::<String>(kind)?.as_str() {
-        "file" => Ok(BackingRecord::File { name: place }),
-        "device" => Ok(BackingRecord::Device { path: place.into() }),
+    let existing: Option<String> = cells.raw("existing_name")?;
+    let start = cells.number_or_null(start)?.map(Bytes::new);
+    match (cells.raw::<String>(kind)?.as_str(), start, existing) {
+        ("file", None, None) => Ok(BackingRecord::File { name: place }),
+        ("device", None, None) => Ok(BackingRecord::Device { path: place.into() }),
+        ("device", Some(start), None) => Ok(BackingRecord::Part {
+            path: place.into(),
+            start,
+        }),
+        ("device", None, Some(_)) => Ok(BackingRecord::ThinPool(ExistingPool {
+            name: cells.text("existing_name")?,
+            uuid: cells
+                .raw::<Option<String>>("existing_uuid")?
+                .map(|_| cells.text("existing_uuid"))
+                .transpose()?,
+        })),
         _ => Err(cells.bad(kind)),
     }
 }
@@ -35,14 +69,26 @@ fn percent(cells: &Cells<'_>, column: &'static str) -> Outcome<Percent> {
 }
 
 pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
-    let (data_kind, data_at) = backing_columns(&new.data)?;
-    let (metadata_kind, metadata_at) = backing_columns(&new.metadata)?;
+    let (data_kind, data_at, data_start) = backing_columns(&new.data)?;
+    let (metadata_kind, metadata_at, metadata_start) = backing_columns(&new.metadata)?;
+    let existing = match &new.data {
+        BackingRecord::ThinPool(existing) => Some(existing),
+        _ => None,
+    };
     row::run(
         db,
-        "INSERT INTO pool VALUES (1, :name, :uuid, :created_at, :block_size, :low_water,
-            :data_kind, :data_at, :data_size, :metadata_kind, :metadata_at, :metadata_size,
+        "INSERT INTO pool (one, name, uuid, created_at, block_size, low_water,
+            data_kind, data_at, data_start, data_size,
+            metadata_kind, metadata_at, metadata_start, metadata_size,
+            zeroing, base_size, fs, mkfs_args, min_free_data, min_free_metadata,
+            existing_name, existing_uuid, overcommit, foreign_ids,
+            state, generation, pending_generation, next_thin_id, when_full)
+         VALUES (1, :name, :uuid, :created_at, :block_size, :low_water,
+            :data_kind, :data_at, :data_start, :data_size,
+            :metadata_kind, :metadata_at, :metadata_start, :metadata_size,
             :zeroing, :base_size, :fs, :mkfs_args, :min_free_data, :min_free_metadata,
-            'creating', 0, NULL, 0, :when_full)",
+            :existing_name, :existing_uuid, :overcommit, :foreign_ids,
+            'creating', 0, NULL, :next_thin_id, :when_full)",
         named_params! {
             ":name": new.name.as_str(),
             ":uuid": new.uuid.to_string(),
@@ -51,9 +97,11 @@ pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
             ":low_water": to_sql("a low-water mark", new.low_water.get())?,
             ":data_kind": data_kind,
             ":data_at": data_at,
+            ":data_start": data_start,
             ":data_size": to_sql("a size", new.data_size.get())?,
             ":metadata_kind": metadata_kind,
             ":metadata_at": metadata_at,
+            ":metadata_start": metadata_start,
             ":metadata_size": to_sql("a size", new.metadata_size.get())?,
             ":zeroing": new.zeroing,
             ":base_size": to_sql("a size", new.base_size.get())?,
@@ -62,6 +110,11 @@ pub(super) fn insert(db: &Connection, new: &NewPool) -> Outcome<()> {
             ":min_free_data": new.guard.min_free_data.get(),
             ":min_free_metadata": new.guard.min_free_metadata.get(),
             ":when_full": new.when_full.as_str(),
+            ":existing_name": existing.map(|existing| existing.name.as_str()),
+            ":existing_uuid": existing.and_then(|existing| Some(existing.uuid.as_ref()?.as_str())),
+            ":overcommit": new.overcommit,
+            ":foreign_ids": existing.is_some(),
+            ":next_thin_id": new.first_thin_id.get(),
         },
     )?;
     Ok(())
@@ -80,9 +133,9 @@ pub(super) fn select(db: &Connection) -> Outcome<PoolRecord> {
             block_size: BlockSize::from_bytes(cells.bytes("block_size")?)
                 .map_err(|_| cells.bad("block_size"))?,
             low_water: DataBlocks::new(cells.number("low_water")?),
-            data: backing(&cells, "data_kind", "data_at")?,
+            data: backing(&cells, "data_kind", "data_at", "data_start")?,
             data_size: cells.bytes("data_size")?,
-            metadata: backing(&cells, "metadata_kind", "metadata_at")?,
+            metadata: backing(&cells, "metadata_kind", "metadata_at", "metadata_start")?,
             metadata_size: cells.bytes("metadata_size")?,
             zeroing: cells.raw("zeroing")?,
             base_size: cells.bytes("base_size")?,
@@ -93,6 +146,8 @@ pub(super) fn select(db: &Connection) -> Outcome<PoolRecord> {
                 min_free_metadata: percent(&cells, "min_free_metadata")?,
             },
             when_full: cells.text("when_full")?,
+            overcommit: cells.raw("overcommit")?,
+            foreign_ids: cells.raw("foreign_ids")?,
             state: cells.text("state")?,
             generation: TransactionId::new(cells.number("generation")?),
             pending_generation: cells
@@ -104,8 +159,27 @@ pub(super) fn select(db: &Connection) -> Outcome<PoolRecord> {
     .ok_or_else(|| CorruptionKind::NoPoolRow.into())
 }
 
-/// Takes the next thin id, for good once the transaction is committed.
-pub(super) fn take_thin_id(db: &Connection) -> Outcome<ThinId> {
+/// Records where a pool on a disk is now, and what it is called there.
+pub(super) fn set_moved(db: &Connection, moved: &MovedPool) -> Outcome<()> {
+    set_disk(db, &moved.disk)?;
+    row::run(
+        db,
+        "UPDATE pool SET name = ?1, foreign_ids = max(foreign_ids, ?2)",
+        (moved.name.as_str(), moved.foreign_ids),
+    )
+}
+
+fn set_disk(db: &Connection, path: &Path) -> Outcome<()> {
+    row::run(
+        db,
+        "UPDATE pool SET data_at = ?1, metadata_at = ?1 WHERE data_start IS NOT NULL",
+        [path_text(path)?],
+    )
+}
+
+/// Takes the next thin id, for good once the transaction is committed, and whether it is surely
+/// ours: nobody else makes ids in the pool.
+pub(super) fn take_thin_id(db: &Connection) -> Outcome<(ThinId, bool)> {
     let pool = select(db)?;
     if pool.state == PoolState::Destroying {
         return Err(StoreError::PoolDestroying.into());
@@ -116,7 +190,7 @@ pub(super) fn take_thin_id(db: &Connection) -> Outcome<ThinId> {
         "UPDATE pool SET next_thin_id = ?1",
         [id.get().saturating_add(1)],
     )?;
-    Ok(id)
+    Ok((id, !pool.foreign_ids))
 }
 
 impl Catalogue {
@@ -247,6 +321,27 @@ impl Catalogue {
                     when_full.map(WhenFull::as_str),
                 ),
             )?;
+            select(db)
+        })
+    }
+
+    /// Records whether more may be promised than there is.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn set_overcommit(&self, overcommit: bool) -> Result<(), StoreError> {
+        self.write(Durability::Durable, |db| {
+            row::run(db, "UPDATE pool SET overcommit = ?1", [overcommit])
+        })
+    }
+
+    /// Records the path of the disk that the pool lies on whole.
+    ///
+    /// # Errors
+    /// [`StoreError::PathNotUtf8`].
+    pub fn set_disk(&self, path: &Path) -> Result<PoolRecord, StoreError> {
+        self.write(Durability::Durable, |db| {
+            set_disk(db, path)?;
             select(db)
         })
     }

@@ -1,10 +1,10 @@
 //! What the catalogue's verbs take and give.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::ids::{
-    ContainerName, Digest, FsType, ImageId, ImageRef, PoolName, PoolUuid, ThinId, TransactionId,
-    VolumeId, VolumeKind,
+    ContainerName, Digest, DmName, DmUuid, FsType, ImageId, ImageRef, PoolName, PoolUuid, ThinId,
+    TransactionId, VolumeId, VolumeKind,
 };
 use crate::store::state::{BallastState, GenerationCheck, PoolState, VolumeState, WhenFull};
 use crate::store::timestamp::Timestamp;
@@ -24,6 +24,35 @@ pub enum BackingRecord {
         /// Its path, best one that survives a reboot.
         path: PathBuf,
     },
+    /// A part of a block device that has our label.
+    Part {
+        /// The device's path; the label says whether it is the right one.
+        path: PathBuf,
+        /// Where on it the part begins.
+        start: Bytes,
+    },
+    /// Somebody else's thin-pool, which has data and metadata of its own.
+    ThinPool(ExistingPool),
+}
+
+/// A thin-pool that somebody else made and activates.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ExistingPool {
+    /// Its dm name when it was first met.
+    pub name: DmName,
+    /// Its dm uuid, by which it is found; by its name where it has none.
+    pub uuid: Option<DmUuid>,
+}
+
+impl ExistingPool {
+    /// Whether both are one: of one uuid, or of one name where they have none.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (&self.uuid, &other.uuid) {
+            (None, None) => self.name == other.name,
+            (mine, theirs) => mine == theirs,
+        }
+    }
 }
 
 /// What must stay free in a pool for new volumes to be made in it.
@@ -86,6 +115,21 @@ pub struct NewPool {
     pub guard: Guard,
     /// What a full pool does.
     pub when_full: WhenFull,
+    /// Whether more may be promised than there is.
+    pub overcommit: bool,
+    /// The thin id the first volume gets.
+    pub first_thin_id: ThinId,
+}
+
+/// What is new about a pool whose disk came from another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovedPool {
+    /// What it is called here.
+    pub name: PoolName,
+    /// Where its disk is here.
+    pub disk: PathBuf,
+    /// Whether it may have thin ids that the copy of its catalogue does not know.
+    pub foreign_ids: bool,
 }
 
 /// The pool as recorded.
@@ -121,6 +165,10 @@ pub struct PoolRecord {
     pub guard: Guard,
     /// What a full pool does.
     pub when_full: WhenFull,
+    /// Whether more may be promised than there is.
+    pub overcommit: bool,
+    /// Whether the pool may have thin ids that this catalogue does not know.
+    pub foreign_ids: bool,
     /// How far it is.
     pub state: PoolState,
     /// The transaction id the pool should have.
@@ -132,6 +180,24 @@ pub struct PoolRecord {
 }
 
 impl PoolRecord {
+    /// The thin-pool of somebody else that this pool is in, if it is.
+    #[must_use]
+    pub const fn existing(&self) -> Option<&ExistingPool> {
+        match &self.data {
+            BackingRecord::ThinPool(existing) => Some(existing),
+            _ => None,
+        }
+    }
+
+    /// The path of the disk that this pool lies on whole, if it does.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Path> {
+        match &self.data {
+            BackingRecord::Part { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// Compares the transaction id found in the pool with this record.
     #[must_use]
     pub fn check_generation(&self, found: TransactionId) -> GenerationCheck {
@@ -183,6 +249,11 @@ pub struct VolumeRecord {
     pub created_at: Timestamp,
     /// Whether its device is handed out, and so is to be activated when the pool is opened.
     pub active: bool,
+    /// Whether the kernel has made the thin device at our word. Where a pool has thin ids of
+    /// others, one that it did not is never touched.
+    pub made: bool,
+    /// What it had mapped when it was sealed, shared blocks included.
+    pub mapped: Option<Bytes>,
 }
 
 /// What a layer holds.
@@ -334,6 +405,16 @@ pub struct RemovalRecord {
     pub attempts: u64,
     /// When the next one is due.
     pub next_try: Timestamp,
+}
+
+/// What a pool has promised, in whole blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Committed {
+    /// The full size of every container, and of what is being made or removed: all that a
+    /// writer may come to fill.
+    pub writable: Bytes,
+    /// What bases and layers had mapped when they were sealed; shared blocks count once a volume.
+    pub sealed: Bytes,
 }
 
 /// How much of everything there is.

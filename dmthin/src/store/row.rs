@@ -143,7 +143,8 @@ pub(super) fn run(db: &Connection, sql: &str, params: impl Params) -> Outcome<()
 pub(super) const VOLUME: &str = "volumes.id AS id, volumes.thin_id AS thin_id, \
      volumes.kind AS kind, volumes.state AS state, volumes.parent AS parent, \
      volumes.size AS size, volumes.growing_to AS growing_to, volumes.fs AS fs, volumes.fs_uuid AS fs_uuid, \
-     volumes.created_at AS created_at, volumes.active AS active";
+     volumes.created_at AS created_at, volumes.active AS active, \
+     volumes.made AS made, volumes.mapped AS mapped";
 
 pub(super) fn volume(row: &Row<'_>) -> Outcome<VolumeRecord> {
     let cells = Cells::new(row, "volumes");
@@ -159,5 +160,7 @@ pub(super) fn volume(row: &Row<'_>) -> Outcome<VolumeRecord> {
         fs_uuid: cells.raw("fs_uuid")?,
         created_at: cells.timestamp("created_at")?,
         active: cells.raw("active")?,
+        made: cells.raw("made")?,
+        mapped: cells.number_or_null("mapped")?.map(Bytes::new),
     })
 }

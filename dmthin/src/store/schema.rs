@@ -105,6 +105,15 @@ CREATE TABLE removals (
 ) STRICT;
 ",
     "
+ALTER TABLE pool ADD COLUMN data_start INTEGER CHECK (data_start > 0);
+ALTER TABLE pool ADD COLUMN metadata_start INTEGER CHECK (metadata_start > 0);
+ALTER TABLE pool ADD COLUMN existing_name TEXT;
+ALTER TABLE pool ADD COLUMN existing_uuid TEXT;
+ALTER TABLE pool ADD COLUMN overcommit INTEGER NOT NULL DEFAULT 1 CHECK (overcommit IN (0, 1));
+ALTER TABLE pool ADD COLUMN foreign_ids INTEGER NOT NULL DEFAULT 0 CHECK (foreign_ids IN (0, 1));
+ALTER TABLE volumes ADD COLUMN made INTEGER NOT NULL DEFAULT 1 CHECK (made IN (0, 1));
+ALTER TABLE volumes ADD COLUMN mapped INTEGER CHECK (mapped >= 0);
+
 ALTER TABLE pool ADD COLUMN when_full TEXT NOT NULL DEFAULT 'queue'
     CHECK (when_full IN ('queue', 'error'));
 

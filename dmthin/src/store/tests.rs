@@ -6,6 +6,7 @@
     reason = "test helper"
 )]
 
+mod backing;
 mod ballast;
 mod damage;
 mod file;
@@ -20,7 +21,9 @@ use std::ops::Deref;
 
 use tempfile::TempDir;
 
-use crate::ids::{ContainerName, Digest, FsType, ImageId, ImageRef, PoolName, PoolUuid, VolumeId};
+use crate::ids::{
+    ContainerName, Digest, FsType, ImageId, ImageRef, PoolName, PoolUuid, ThinId, VolumeId,
+};
 use crate::store::{
     BackingRecord, Catalogue, Guard, LayerRecord, NewContainer, NewImage, NewPool, NewVolume,
     StoreError, VolumeRecord, WhenFull,
@@ -28,6 +31,10 @@ use crate::store::{
 use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
 
 const BASE_SIZE: Bytes = Bytes::from_gib(10);
+const BASE: NewVolume = NewVolume::Base {
+    fs: FsType::Ext4,
+    size: BASE_SIZE,
+};
 
 /// A catalogue in a directory of its own.
 struct Temp {
@@ -99,6 +106,8 @@ fn pool() -> NewPool {
             min_free_data: Percent::new(5).unwrap(),
             min_free_metadata: Percent::new(0).unwrap(),
         },
+        overcommit: true,
+        first_thin_id: ThinId::new(0).unwrap(),
     }
 }
 

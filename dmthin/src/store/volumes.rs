@@ -3,10 +3,11 @@
 use rusqlite::{Connection, named_params};
 
 use crate::ids::{FsType, ImageId, VolumeId, VolumeKind};
+use crate::store::ballast;
 use crate::store::catalogue::{Catalogue, Durability};
 use crate::store::error::{Outcome, StoreError};
 use crate::store::pool;
-use crate::store::record::{NewVolume, VolumeRecord};
+use crate::store::record::{Committed, NewVolume, VolumeRecord};
 use crate::store::removals;
 use crate::store::row::{self, Cells, VOLUME, to_sql, volume_key};
 use crate::store::state::VolumeState;
@@ -40,11 +41,13 @@ pub(super) fn insert(
     fs: FsType,
     size: Bytes,
 ) -> Outcome<VolumeRecord> {
-    let thin_id = pool::take_thin_id(db)?;
+    let (thin_id, made) = pool::take_thin_id(db)?;
     row::run(
         db,
-        "INSERT INTO volumes (thin_id, kind, state, parent, size, fs, fs_uuid, created_at, active)
-         VALUES (:thin_id, :kind, 'creating', :parent, :size, :fs, :fs_uuid, :created_at, 0)",
+        "INSERT INTO volumes (thin_id, kind, state, parent, size, fs, fs_uuid, created_at, active,
+            made)
+         VALUES (:thin_id, :kind, 'creating', :parent, :size, :fs, :fs_uuid, :created_at, 0,
+            :made)",
         named_params! {
             ":thin_id": thin_id.get(),
             ":kind": kind.as_str(),
@@ -53,6 +56,7 @@ pub(super) fn insert(
             ":fs": fs.as_str(),
             ":fs_uuid": parent.and_then(|p| p.fs_uuid.as_deref()),
             ":created_at": to_sql("a time", Timestamp::now().to_unix())?,
+            ":made": made,
         },
     )?;
     let sql = format!("SELECT {VOLUME} FROM volumes WHERE id = ?1");
@@ -245,6 +249,79 @@ impl Catalogue {
         })
     }
 
+    /// Gives a volume whose thin device is not made the next thin id: its own is somebody else's.
+    ///
+    /// # Errors
+    /// [`StoreError::ThinIdsSpent`], [`StoreError::VolumeNotFound`].
+    pub fn take_another_thin_id(&self, id: VolumeId) -> Result<VolumeRecord, StoreError> {
+        self.write(Durability::Durable, |db| {
+            let volume = find(db, id)?;
+            if !volume.made {
+                let (thin_id, _) = pool::take_thin_id(db)?;
+                row::run(
+                    db,
+                    "UPDATE volumes SET thin_id = ?1 WHERE id = ?2",
+                    (thin_id.get(), volume_key(id)?),
+                )?;
+            }
+            find(db, id)
+        })
+    }
+
+    /// Records that the kernel made a volume's thin device. Lazy: a power cut may undo it, and the
+    /// thin device is left to itself then.
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeNotFound`].
+    pub fn set_made(&self, id: VolumeId) -> Result<VolumeRecord, StoreError> {
+        self.write(Durability::Lazy, |db| {
+            let key = volume_key(id)?;
+            row::run(db, "UPDATE volumes SET made = 1 WHERE id = ?1", [key])?;
+            find(db, id)
+        })
+    }
+
+    /// Records what a volume has mapped that is about to be sealed. Lazy: one whose number is not
+    /// known counts in full.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn set_mapped(&self, id: VolumeId, mapped: Bytes) -> Result<(), StoreError> {
+        self.write(Durability::Lazy, |db| {
+            row::run(
+                db,
+                "UPDATE volumes SET mapped = ?1 WHERE id = ?2",
+                (to_sql("a size", mapped.get())?, volume_key(id)?),
+            )
+        })
+    }
+
+    /// What the pool has promised to those who write in it, and what its images hold.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn committed(&self) -> Result<Committed, StoreError> {
+        let sql = format!("SELECT {VOLUME} FROM volumes");
+        self.read(|db| {
+            let block = pool::select(db)?.block_size.to_bytes();
+            let mut sum = Committed {
+                writable: ballast::select(db)?.map_or(Bytes::ZERO, |ballast| ballast.size),
+                ..Committed::default()
+            };
+            for volume in row::all(db, &sql, (), row::volume)? {
+                let size = volume.growing_to.unwrap_or(volume.size);
+                let sealed =
+                    volume.kind != VolumeKind::Container && volume.state == VolumeState::Ready;
+                let (part, size) = match volume.mapped.filter(|_| sealed) {
+                    Some(mapped) => (&mut sum.sealed, mapped),
+                    None => (&mut sum.writable, size),
+                };
+                *part = part.saturating_add(size.checked_round_up(block).unwrap_or(size));
+            }
+            Ok(sum)
+        })
+    }
+
     /// Records whether a volume's device is handed out, and so to be activated when the pool is
     /// opened. Lazy: the devices themselves do not survive a power cut either, and a wish lost
     /// with it only leaves an activation to the next use.
@@ -293,6 +370,24 @@ impl Catalogue {
                 )?;
             }
             find(db, id)
+        })
+    }
+
+    /// Takes the intent of a growth back, before anything was done, to what it was before.
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeNotFound`].
+    pub fn undo_growth(&self, id: VolumeId, before: Option<Bytes>) -> Result<(), StoreError> {
+        self.write(Durability::Durable, |db| {
+            let volume = find(db, id)?;
+            let before = before
+                .map(|size| to_sql("a size", size.get()))
+                .transpose()?;
+            row::run(
+                db,
+                "UPDATE volumes SET growing_to = ?1 WHERE id = ?2",
+                (before, volume_key(volume.id)?),
+            )
         })
     }
 

@@ -8,7 +8,6 @@
 //! come back if some of them went. Of a pool that runs it reads a metadata snapshot, which does
 //! not change under it.
 
-mod crc32c;
 mod device;
 mod metadata;
 mod node;

@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use crate::thinmeta::crc32c::crc32c;
+use crate::crc32c::crc32c;
 use crate::thinmeta::superblock::{BLOCK, u32_at, u64_at};
 use crate::units::MetaBlocks;
 

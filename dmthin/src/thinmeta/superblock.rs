@@ -17,8 +17,8 @@
 use std::fmt;
 use std::io::{self, Read};
 
+use crate::crc32c::crc32c;
 use crate::ids::TransactionId;
-use crate::thinmeta::crc32c::crc32c;
 use crate::thinmeta::node::Damage;
 use crate::units::{BlockSize, DataBlocks, MetaBlocks, Sectors};
 

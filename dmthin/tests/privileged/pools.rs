@@ -262,9 +262,9 @@ fn priv_what_is_no_pool_is_not_opened_as_one() {
     let dm = dm();
     let device = activate(&dm, "pool", &[line(0, 8, "error", "")]);
     assert!(matches!(
-        ThinPool::open(&dm, device.uuid()),
+        ThinPool::open(&dm, device.uuid().unwrap()),
         Err(DmError::WrongTarget { found, .. }) if found == "error"
     ));
-    dm.deactivate(DevId::Uuid(device.uuid()), Deferred::No)
+    dm.deactivate(DevId::Uuid(device.uuid().unwrap()), Deferred::No)
         .unwrap();
 }

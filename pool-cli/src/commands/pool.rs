@@ -3,15 +3,14 @@
 mod create;
 mod storage_opt;
 
+use std::path::PathBuf;
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Subcommand};
-use dmthin::graph::{
-    BackingReport, Change, GrowPool, PoolPlan, PoolReport, PoolSummary, PoolWord, SetPool,
-    TimeToFull, UntilGuard,
-};
+use clap::{Args, Subcommand, ValueEnum};
+use dmthin::graph::{Adopted, Change, GrowPool, PoolPlan, PoolReport, PoolSummary, SetPool};
 use dmthin::ids::PoolName;
-use dmthin::store::{Guard, WhenFull};
-use dmthin::units::{Bytes, NewSize, Percent};
+use dmthin::store::WhenFull;
+use dmthin::units::{NewSize, Percent};
 use serde::Serialize;
 
 use self::create::CreateArgs;
@@ -19,18 +18,27 @@ use crate::args::{Context, new_size};
 use crate::commands::ballast::{self, BallastCommand};
 use crate::commands::plan;
 use crate::commands::trim;
-use crate::output::{fields, lines, or_dash, record, table, usage};
-use crate::time::span;
+use crate::output::{lines, record};
+use show::{adopted_text, opened, plan_fields, pool_fields, pool_table};
 
 /// What can be done with pools.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
     /// Make a pool and its base volume, and open it
     #[command(after_help = "\
-Without --data and --metadata the pool lies on two sparse files in DIR/NAME, made with mode 0600;
-files that are there already are never truncated or formatted. They take room on the host only as
-the pool is written. The defaults above are those that are built in; [create] in the settings
+Without --device, --data or --existing the pool lies on two sparse files in DIR/NAME, made with mode
+0600; files that are there already are never truncated or formatted. They take room on the host only
+as the pool is written. The defaults above are those that are built in; [create] in the settings
 replaces them: see `pool-cli config show`.
+
+--device takes a disk, partition or LVM volume whole: a label, by which other hosts find the pool,
+metadata with room to grow, data. --data and --metadata take one for each. What holds anything is
+refused with exit code 5; --force wipes it, but nothing that is in use.
+
+--existing makes the pool inside a thin-pool of somebody else, as of lvm2, which stays theirs: only
+volumes of our own are made and removed in it. Block size and zeroing are as they made it.
+
+With --no-overcommit a container is refused with exit code 6 that could not be filled.
 
 --storage-opt takes what Docker's devicemapper driver was started with: dm.basesize, dm.loopdatasize,
 dm.loopmetadatasize, dm.datadev, dm.metadatadev, dm.blocksize, dm.fs, dm.mkfsarg, dm.min_free_space;
@@ -44,8 +52,10 @@ Examples:
   pool-cli pool create ci --size 500G --block-size 128K --base-size 20G --fs xfs
   pool-cli pool create ci --mkfs-arg -O --mkfs-arg ^metadata_csum
   pool-cli pool create old --storage-opt dm.basesize=20G --storage-opt dm.fs=xfs
-  pool-cli pool create fast --data /dev/vg/data --metadata /dev/vg/meta")]
-    Create(CreateArgs),
+  pool-cli pool create fast --data /dev/vg/data --metadata /dev/vg/meta
+  pool-cli pool create disk --device /dev/disk/by-id/nvme-X --no-overcommit
+  pool-cli pool create shared --existing vg/thinpool")]
+    Create(Box<CreateArgs>),
     /// List the pools
     #[command(after_help = "\
 States: open, closed, creating, destroying, damaged. With -q only names are printed.
@@ -68,11 +78,15 @@ Attaches the loop devices, makes the thin-pool device, settles what a crash left
 devices of the containers. A pool that is open already is settled again, unless a command works on
 it.
 
+With --device the pool is found by the label of its disk, which may come from another host: its
+catalogue is taken from the disk then. NAME is what it is called here; its own name if left out.
+
 Prints: NAME, its state, and the number of its device (major:minor), with tabs between them.
 
-Example:
-  pool-cli pool open tank")]
-    Open(NameArgs),
+Examples:
+  pool-cli pool open tank
+  pool-cli pool open --device /dev/sdb")]
+    Open(OpenArgs),
     /// Make a pool larger while it is in use
     #[command(after_help = "\
 Sizes are new sizes, or with a + what is to be added. Sparse files are made longer; a block device or
@@ -88,16 +102,21 @@ Examples:
     Grow(GrowArgs),
     /// Set how a pool deals with want of space
     #[command(after_help = "\
-Below what must stay free an import and the making of a container are refused with exit code 6 (data)
-or 7 (metadata); what exists goes on, and removing is never refused. 0 turns it off. In a full pool
-the writes that need a new block wait for the kernel's no_space_timeout and fail then, or fail at
-once.
+Below the free shares an import and the making of a container are refused with exit code 6 (data) or
+7 (metadata); what exists goes on, and removing is never refused. 0 turns it off. In a full pool the
+writes that need a new block wait for the kernel's no_space_timeout and fail then, or fail at once.
 
-Prints: NAME, the two percentages, and what a full pool does, with tabs between them.
+With --overcommit no a container is made or grown only if all containers could be filled to the last
+byte, and a layer is imported only if one of the base's size fits beside them; else it is refused
+with exit code 6. Refused itself while more is promised than there is.
+
+Prints: NAME, the two percentages, what a full pool does, and `yes` or `no` for overcommitment, with
+tabs between them.
 
 Examples:
   pool-cli pool set tank --min-free-data 5%
-  pool-cli pool set --on-full error")]
+  pool-cli pool set --on-full error
+  pool-cli pool set tank --overcommit no")]
     Set(SetArgs),
     /// Close a pool: take its devices away, keep its data
     #[command(after_help = "\
@@ -173,7 +192,7 @@ pub(crate) struct SetArgs {
     #[arg(
         long,
         value_name = "PERCENT",
-        required_unless_present_any = ["min_free_metadata", "on_full"]
+        required_unless_present_any = ["min_free_metadata", "on_full", "overcommit"]
     )]
     min_free_data: Option<Percent>,
     /// Share of the metadata that must stay free for an import or a new container
@@ -182,6 +201,29 @@ pub(crate) struct SetArgs {
     /// What becomes of writes in a full pool: they wait for space (60 s), or fail at once
     #[arg(long, value_name = "WHAT", value_parser = when_full())]
     on_full: Option<WhenFull>,
+    /// Whether containers may be promised more than there is
+    #[arg(long, value_name = "yes|no")]
+    overcommit: Option<YesNo>,
+}
+
+/// A word for a switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum YesNo {
+    /// On.
+    Yes,
+    /// Off.
+    No,
+}
+
+/// Options of `pool open`.
+#[derive(Debug, Args)]
+pub(crate) struct OpenArgs {
+    /// Name of the pool
+    #[arg(required_unless_present = "device")]
+    name: Option<PoolName>,
+    /// The disk that the pool lies on
+    #[arg(long, value_name = "DEV")]
+    device: Option<PathBuf>,
 }
 
 /// The pool of a command that wants its name told.
@@ -223,6 +265,13 @@ struct Opened<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct OpenedDisk<'a> {
+    change: Change,
+    pool: &'a PoolReport,
+    adopted: Option<Adopted>,
+}
+
+#[derive(Debug, Serialize)]
 struct Changed<'a> {
     change: Change,
     name: &'a PoolName,
@@ -259,14 +308,25 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
         PoolCommand::Trim(StatusArgs { name }) => {
             trim::run(context, &context.pool(name.as_ref())?, None)
         }
-        PoolCommand::Open(NameArgs { name }) => {
-            let (change, pool) = context.host.open_pool(&name)?;
+        PoolCommand::Open(OpenArgs { name, device }) => {
+            let (change, pool, adopted) = match (device, name) {
+                (Some(device), name) => context.host.open_disk(&device, name.as_ref())?,
+                (None, name) => {
+                    let name = context.host.pick_pool(name.as_ref())?;
+                    let (change, pool) = context.host.open_pool(&name)?;
+                    (change, pool, None)
+                }
+            };
             if change == Change::Unchanged {
-                out.note(&format!("pool {name} was open already"));
+                out.note(&format!("pool {} was open already", pool.name));
             }
-            let body = Opened {
+            if let Some(adopted) = adopted {
+                out.note(&adopted_text(&pool, adopted));
+            }
+            let body = OpenedDisk {
                 change,
                 pool: &pool,
+                adopted,
             };
             out.done(&body, || opened(&pool))
         }
@@ -294,6 +354,9 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
         }
         PoolCommand::Set(args) => {
             let pool = context.pool(args.name.as_ref())?;
+            if let Some(word) = args.overcommit {
+                pool.set_overcommit(word == YesNo::Yes)?;
+            }
             let pool = pool.set(SetPool {
                 min_free_data: args.min_free_data,
                 min_free_metadata: args.min_free_metadata,
@@ -305,6 +368,7 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
                     pool.guard.min_free_data.to_string(),
                     pool.guard.min_free_metadata.to_string(),
                     pool.when_full.to_string(),
+                    if pool.overcommit { "yes" } else { "no" }.to_owned(),
                 ])
             })
         }
@@ -335,194 +399,7 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
     }
 }
 
-const fn word(state: PoolWord) -> &'static str {
-    match state {
-        PoolWord::Open => "open",
-        PoolWord::Closed => "closed",
-        PoolWord::Creating => "creating",
-        PoolWord::Destroying => "destroying",
-        PoolWord::Damaged => "damaged",
-    }
-}
-
-fn opened(pool: &PoolReport) -> String {
-    record([
-        pool.name.to_string(),
-        word(pool.state).to_owned(),
-        or_dash(pool.live.as_ref().map(|live| live.device)),
-    ])
-}
-
-fn pool_table(pools: &[PoolSummary]) -> String {
-    table(
-        ["NAME", "STATE", "SIZE", "IMAGES", "CONTAINERS", "PROBLEM"],
-        pools.iter().map(|pool| {
-            [
-                pool.name.to_string(),
-                word(pool.state).to_owned(),
-                or_dash(pool.data_size),
-                pool.images.to_string(),
-                pool.containers.to_string(),
-                or_dash(pool.problem.as_ref()),
-            ]
-        }),
-    )
-}
-
-/// The plan, each size with its reason.
-fn plan_fields(plan: &PoolPlan) -> String {
-    let (block, blocks) = (plan.block_size.to_bytes(), plan.blocks);
-    fields([
-        ("Pool", plan.name.to_string()),
-        ("Data", plan.data.display().to_string()),
-        (
-            "",
-            format!("{} in {blocks} blocks of {block}", plan.data_size),
-        ),
-        ("Metadata", plan.metadata.display().to_string()),
-        (
-            "",
-            format!(
-                "{}: the kernel's formula, 48 bytes a block, asks for {}, and snapshots written \
-                 here and there take several times that",
-                plan.metadata_size, plan.metadata_least
-            ),
-        ),
-        (
-            "Low water",
-            format!("the kernel gives notice at {} of free data", plan.low_water),
-        ),
-        ("Guard", guard_text(plan.guard, None)),
-        ("Base", format!("{}, {}", plan.fs, plan.base_size)),
-        ("Zeroing", zeroing_text(plan.zeroing).to_owned()),
-    ])
-}
-
-const fn zeroing_text(zeroing: bool) -> &'static str {
-    if zeroing {
-        "new blocks are zeroed"
-    } else {
-        "off (single tenant): containers can read what others wrote before"
-    }
-}
-
-fn pool_fields(pool: &PoolReport) -> String {
-    let mut rows = vec![
-        ("Pool", pool.name.to_string()),
-        ("UUID", pool.uuid.to_string()),
-        ("State", word(pool.state).to_owned()),
-    ];
-    if let Some(live) = &pool.live {
-        let mut mode = live.mode.clone();
-        if live.needs_check {
-            mode.push_str(", the metadata needs a check");
-        }
-        let discards = if live.discard_passdown {
-            "passed down to the data device"
-        } else {
-            "kept in the pool: the data device does not get them"
-        };
-        rows.extend([
-            ("Device", live.device.to_string()),
-            ("Mode", mode),
-            ("Data", live.data.map_or_else(|| "-".to_owned(), usage)),
-            (
-                "Metadata",
-                live.metadata.map_or_else(|| "-".to_owned(), usage),
-            ),
-            ("When full", or_dash(live.on_full.as_ref())),
-            ("Guard", guard_text(pool.guard, live.until_guard)),
-            ("Full in", full_text(live.time_to_full)),
-            ("Discards", discards.to_owned()),
-            ("Active volumes", live.active_volumes.to_string()),
-            ("Transaction", or_dash(live.transaction_id)),
-        ]);
-    }
-    if let Some(ballast) = pool.ballast {
-        rows.push(("Ballast", format!("{ballast}, let go at the red line")));
-    }
-    rows.push(("Generation", pool.generation.to_string()));
-    rows.extend(backing_rows(["Data on", "Metadata on"], pool));
-    rows.extend([
-        ("Block size", pool.block_size.to_bytes().to_string()),
-        ("Zeroing", zeroing_text(pool.zeroing).to_owned()),
-        ("Base", format!("{}, {}", pool.fs, pool.base_size)),
-        ("Images", format!("{}, {} layers", pool.images, pool.layers)),
-        (
-            "Containers",
-            format!(
-                "{}, {} if all were full",
-                pool.containers, pool.virtual_size
-            ),
-        ),
-    ]);
-    fields(rows)
-}
-
-/// What must stay free, and what is left until then.
-fn guard_text(guard: Guard, left: Option<UntilGuard>) -> String {
-    let part = |what, share: Percent, left: Option<Bytes>| match left {
-        Some(Bytes::ZERO) => format!("{share} of {what} REACHED"),
-        Some(left) => format!("{share} of {what} ({left} to go)"),
-        None => format!("{share} of {what}"),
-    };
-    let data = part("data", guard.min_free_data, left.map(|left| left.data));
-    let metadata = left.map(|left| left.metadata);
-    let metadata = part("metadata", guard.min_free_metadata, metadata);
-    format!("nothing new below {data}, {metadata}")
-}
-
-/// When the pool will be full, as far as that can be told.
-fn full_text(time: TimeToFull) -> String {
-    let parts = [("data", time.data), ("metadata", time.metadata)];
-    let told: Vec<String> = parts
-        .into_iter()
-        .filter_map(|(what, left)| Some(format!("{what} {}", span(left?))))
-        .collect();
-    if told.is_empty() {
-        return "not to be told".to_owned();
-    }
-    told.join(", ")
-}
-
-fn backing_rows(names: [&'static str; 2], pool: &PoolReport) -> Vec<(&'static str, String)> {
-    let [data, metadata] = names;
-    let mut rows = Vec::new();
-    for (name, backing) in [(data, &pool.data), (metadata, &pool.metadata)] {
-        rows.push((name, backing.path.display().to_string()));
-        rows.push(("", backing_line(backing)));
-    }
-    rows
-}
-
-fn backing_line(backing: &BackingReport) -> String {
-    let mut parts = Vec::new();
-    if backing.file {
-        parts.push(format!(
-            "{} of {} allocated",
-            backing.allocated, backing.size
-        ));
-    } else {
-        parts.push(backing.size.to_string());
-    }
-    if let Some(free) = backing.host_free {
-        parts.push(format!("{free} free on the host"));
-    }
-    if let Some(device) = backing.device {
-        let node = backing.node.as_ref();
-        parts.push(node.map_or_else(
-            || format!("device {device}"),
-            |node| format!("{} ({device})", node.display()),
-        ));
-    }
-    if let Some(size) = backing.block_size {
-        parts.push(format!("{} byte blocks", size.get()));
-    }
-    if let Some(direct) = backing.direct_io {
-        parts.push(if direct { "direct I/O" } else { "buffered I/O" }.to_owned());
-    }
-    parts.join(", ")
-}
+mod show;
 
 #[cfg(test)]
 pub(crate) mod tests;

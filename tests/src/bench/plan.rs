@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use dmthin::dm::names;
-use dmthin::graph::{CreatePool, Host};
+use dmthin::graph::{CreatePool, Host, PoolOn};
 use dmthin::ids::{FsType, PoolName, ThinId};
 use dmthin::store::{Catalogue, Guard, WhenFull};
 use dmthin::units::{BlockSize, Bytes};
@@ -84,7 +84,9 @@ pub fn run(settings: &Settings) -> Result<Measured> {
         single_tenant: false,
         guard: Guard::default(),
         when_full: WhenFull::Queue,
-        devices: None,
+        on: PoolOn::Files,
+        force: false,
+        overcommit: true,
     })?;
     let origin = |thin_id: ThinId, size: Bytes| -> Result<Origin> {
         Ok(Origin {

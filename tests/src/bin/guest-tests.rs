@@ -24,6 +24,9 @@ enum What {
         /// Where the prepared images lie.
         #[arg(long, default_value = "/images")]
         images: PathBuf,
+        /// Leave out the long ones.
+        #[arg(long)]
+        short: bool,
         /// Words.
         only: Vec<String>,
     },
@@ -36,7 +39,11 @@ enum What {
 fn main() -> ExitCode {
     let args = Args::parse();
     let passed = match args.what {
-        What::Run { images, only } => guest::run(&args.work, &images, &only),
+        What::Run {
+            images,
+            short,
+            only,
+        } => guest::run(&args.work, &images, short, &only),
         What::BeforeReboot => guest::before_reboot(&args.work),
         What::AfterReboot => guest::after_reboot(&args.work),
     };

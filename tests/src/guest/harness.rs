@@ -320,7 +320,7 @@ fn tear_down(ctx: &Ctx) -> Result<()> {
 /// Clears away what a failed test left, so that the next one starts clean: best effort by
 /// witnesses' tools, since ours may be what is broken.
 fn sweep(ctx: &Ctx) {
-    for pass in ["ctr|layer|base", "pool"] {
+    for pass in ["ctr|layer|base", "pool", "tdata|tmeta"] {
         let script = format!(
             "for d in $(dmsetup ls | awk '{{print $1}}' | grep -E '^dmthin-.*({pass})'); do \
              dmsetup resume $d; dmsetup remove --retry $d; done"

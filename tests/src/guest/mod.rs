@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod containers;
 mod devices;
+mod disks;
 mod dry_run;
 mod growth;
 mod harness;
@@ -20,6 +21,7 @@ mod pairing;
 mod pools;
 mod reboot;
 mod removal;
+mod shared;
 
 use std::path::Path;
 
@@ -27,31 +29,36 @@ use anyhow::Result;
 
 use harness::Test;
 
-fn all() -> Vec<Test> {
-    [
-        pools::TESTS,
-        pairing::TESTS,
-        containers::TESTS,
-        growth::TESTS,
-        monitor::TESTS,
-        removal::TESTS,
-        check::TESTS,
-        dry_run::TESTS,
-        images::TESTS,
-        hostile::TESTS,
-        devices::TESTS,
-        host::TESTS,
-    ]
-    .concat()
-}
+const SHORT: &[&[Test]] = &[
+    pools::TESTS,
+    pairing::TESTS,
+    containers::TESTS,
+    growth::TESTS,
+    removal::TESTS,
+    images::TESTS,
+    hostile::TESTS,
+    devices::TESTS,
+];
 
-/// Runs every test whose name contains one of `only` (all of them where it is empty); true when
-/// each passed.
+/// Those that fill pools, wait for time limits or take many volumes.
+const LONG: &[&[Test]] = &[
+    monitor::TESTS,
+    check::TESTS,
+    dry_run::TESTS,
+    host::TESTS,
+    disks::TESTS,
+    shared::TESTS,
+];
+
+/// Runs every test whose name contains one of `only` (all of them where it is empty), but for the long
+/// ones if it is to be `short`; true when each passed.
 ///
 /// # Errors
 /// Where the tests could not be run at all.
-pub fn run(work: &Path, images: &Path, only: &[String]) -> Result<bool> {
-    harness::run_all(&all(), work, images, only, true)
+pub fn run(work: &Path, images: &Path, short: bool, only: &[String]) -> Result<bool> {
+    let long = if short { &[] } else { LONG };
+    let tests = [SHORT, long].concat().concat();
+    harness::run_all(&tests, work, images, only, true)
 }
 
 /// Prepares for a reboot.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backing::{self, SparseFile};
-use crate::dm::{PoolMode, PoolStatus, WorkingPool};
+use crate::dm::{PartKind, PoolMode, PoolStatus, WorkingPool};
 use crate::fs::Tool;
 use crate::graph::error::PoolError;
 use crate::graph::grow::{GrowPool, SetPool};
@@ -333,7 +333,7 @@ impl PoolMonitor {
             return Ok(size);
         }
         let path = self.pool.backing_path(room.backing);
-        if self.policy.lvextend && self.is_lvm(room.backing)? {
+        if self.policy.lvextend && self.is_lvm(room.space)? {
             let args = ["-q", "-L", &format!("{}b", to.get())].map(str::to_owned);
             LVEXTEND.run(&args, &path).map_err(PoolError::from)?;
             let size = self.grown(room, None)?;
@@ -361,8 +361,12 @@ impl PoolMonitor {
     }
 
     /// Whether LVM made the device (`lib/activate/dev_manager.c` of lvm2: its uuids begin so).
-    fn is_lvm(&self, backing: &BackingRecord) -> Result<bool, PoolError> {
-        let dev = self.pool.attach(backing)?.dev();
+    fn is_lvm(&self, space: Space) -> Result<bool, PoolError> {
+        let half = match space {
+            Space::Data => PartKind::Data,
+            Space::Metadata => PartKind::Metadata,
+        };
+        let dev = self.pool.attach(&self.pool.record()?, half)?.dev();
         let device = self.pool.host().dm()?.find(DevId::Dev(dev));
         Ok(device.ok().flatten().is_some_and(|device| {
             device

@@ -63,6 +63,8 @@ fn the_pool_is_recorded_as_given_and_survives_a_reopening() {
         state: PoolState::Creating,
         generation: TransactionId::new(0),
         pending_generation: None,
+        overcommit: true,
+        foreign_ids: false,
         next_thin_id: Some(ThinId::new(0).unwrap()),
     };
     assert_eq!(record, expected);

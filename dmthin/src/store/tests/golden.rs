@@ -11,7 +11,8 @@ use crate::store::tests::{
     stack,
 };
 use crate::store::{
-    Catalogue, Counts, NewContainer, NewImage, PoolState, Timestamp, VolumeRecord, VolumeState,
+    BallastRecord, BallastState, Catalogue, Counts, NewContainer, NewImage, PoolState, Timestamp,
+    VolumeRecord, VolumeState, WhenFull,
 };
 use crate::units::Bytes;
 
@@ -29,11 +30,13 @@ pub(super) fn golden_copy(format: u32) -> (TempDir, PathBuf) {
 }
 
 #[test]
-#[ignore = "writes fixtures/store/2, which is made once"]
-fn make_the_file_of_format_2() {
+#[ignore = "writes fixtures/store/3, which is made once"]
+fn make_the_file_of_format_3() {
     let catalogue = Temp::new();
     catalogue.set_pool_state(PoolState::Ready).unwrap();
+    catalogue.set_overcommit(false).unwrap();
     let base = ready_base(&catalogue).id;
+    catalogue.set_mapped(base, Bytes::from_mib(5)).unwrap();
     catalogue
         .set_fs_uuid(base, "01234567-89ab-cdef-0123-456789abcdef")
         .unwrap();
@@ -63,13 +66,15 @@ fn make_the_file_of_format_2() {
     catalogue.begin_generation(TransactionId::new(0)).unwrap();
     catalogue.confirm_generation(TransactionId::new(1)).unwrap();
     catalogue.begin_generation(TransactionId::new(1)).unwrap();
+    catalogue.begin_ballast(Bytes::from_gib(2)).unwrap();
+    catalogue.set_ballast(BallastState::Ready).unwrap();
     catalogue.sql(
         "UPDATE pool SET created_at = 1700000000; UPDATE volumes SET created_at = 1700000000 + id;
          UPDATE images SET imported_at = 1700000100; UPDATE removals SET since = 1700000200",
     );
     checkpoint(&catalogue);
-    fs::create_dir_all(golden(2).parent().unwrap()).unwrap();
-    fs::copy(catalogue.path(), golden(2)).unwrap();
+    fs::create_dir_all(golden(3).parent().unwrap()).unwrap();
+    fs::copy(catalogue.path(), golden(3)).unwrap();
 }
 
 /// The one removal: its name, since when, attempts, next try.
@@ -78,16 +83,44 @@ type Queued = (Option<ContainerName>, u64, u64, u64);
 #[test]
 fn a_file_of_format_1_opens_and_says_what_was_written() {
     // Of a removal nothing was written but the state: it is as old as its volume.
-    says_what_was_written(1, (None, 1_700_000_005, 0, 0));
+    says_what_was_written(1, (None, 1_700_000_005, 0, 0), UNKNOWN);
 }
 
 #[test]
 fn a_file_of_format_2_opens_and_says_what_was_written() {
     let name = ContainerName::new("old").ok();
-    says_what_was_written(2, (name, 1_700_000_200, 1, 1_700_000_300));
+    says_what_was_written(2, (name, 1_700_000_200, 1, 1_700_000_300), UNKNOWN);
 }
 
-fn says_what_was_written(format: u32, queued: Queued) {
+#[test]
+fn a_file_of_format_3_opens_and_says_what_was_written() {
+    let name = ContainerName::new("old").ok();
+    let promised = (false, Some(Bytes::from_mib(5)));
+    says_what_was_written(3, (name, 1_700_000_200, 1, 1_700_000_300), promised);
+}
+
+/// Whether overcommitment is allowed, and what the base has mapped.
+type Promised = (bool, Option<Bytes>);
+/// Before format 3 it always was, and nobody wrote down what was mapped.
+const UNKNOWN: Promised = (true, None);
+
+/// What a full pool does, its ballast, and the thin id that follows.
+type Fullness = (WhenFull, Option<BallastRecord>, u64);
+
+/// Before format 3 every pool queued, and none had a ballast.
+fn fullness(format: u32) -> Fullness {
+    if format < 3 {
+        return (WhenFull::Queue, None, 6);
+    }
+    let ballast = BallastRecord {
+        thin_id: ThinId::new(6).unwrap(),
+        size: Bytes::from_gib(2),
+        state: BallastState::Ready,
+    };
+    (WhenFull::Error, Some(ballast), 7)
+}
+
+fn says_what_was_written(format: u32, queued: Queued, promised: Promised) {
     let (_directory, path) = golden_copy(format);
     let catalogue = Catalogue::open(&path).unwrap();
     catalogue.check().unwrap();
@@ -111,10 +144,14 @@ fn says_what_was_written(format: u32, queued: Queued) {
         (true, BASE_SIZE, FsType::Ext4)
     );
     assert_eq!(record.mkfs_args, new.mkfs_args);
+    assert_eq!((record.overcommit, record.foreign_ids), (promised.0, false));
     assert_eq!(record.state, PoolState::Ready);
     assert_eq!(record.generation, TransactionId::new(1));
     assert_eq!(record.pending_generation, Some(TransactionId::new(2)));
-    assert_eq!(record.next_thin_id, ThinId::new(6).ok());
+    let (when_full, ballast, next) = fullness(format);
+    assert_eq!(record.when_full, when_full);
+    assert_eq!(catalogue.ballast().unwrap(), ballast);
+    assert_eq!(record.next_thin_id, ThinId::new(next).ok());
 
     let volume = |id: u64, kind, state, parent: Option<u64>| VolumeRecord {
         id: VolumeId::new(id),
@@ -128,9 +165,14 @@ fn says_what_was_written(format: u32, queued: Queued) {
         fs_uuid: Some("01234567-89ab-cdef-0123-456789abcdef".to_owned()),
         created_at: Timestamp::from_unix(1_700_000_000 + id),
         active: false,
+        made: true,
+        mapped: None,
     };
     let volumes = [
-        volume(1, VolumeKind::Base, VolumeState::Ready, None),
+        VolumeRecord {
+            mapped: promised.1,
+            ..volume(1, VolumeKind::Base, VolumeState::Ready, None)
+        },
         volume(2, VolumeKind::Layer, VolumeState::Ready, Some(1)),
         volume(3, VolumeKind::Layer, VolumeState::Ready, Some(2)),
         VolumeRecord {

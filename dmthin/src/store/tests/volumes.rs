@@ -33,6 +33,8 @@ fn a_base_is_made_once_per_class() {
             fs_uuid: None,
             created_at: base.created_at,
             active: false,
+            made: true,
+            mapped: None,
         }
     );
     let second = catalogue.begin_volume(BASE).unwrap();

@@ -11,7 +11,7 @@ use flate2::read::GzDecoder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::thinmeta::crc32c::crc32c;
+use crate::crc32c::crc32c;
 
 // See fixtures/README.md: the kernel's metadata, and what thin_ls and thin_dump say of them.
 const HELD: u64 = 712;

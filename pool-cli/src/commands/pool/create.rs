@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory};
-use dmthin::graph::{CreatePool, DevicePair};
+use dmthin::graph::{CreatePool, DevicePair, PoolOn};
 use dmthin::ids::{FsType, PoolName};
 use dmthin::store::{Guard, WhenFull};
 use dmthin::units::{BlockSize, Bytes, Percent};
@@ -70,6 +70,25 @@ pub(crate) struct CreateArgs {
     /// Block device or LVM volume for the metadata
     #[arg(long, value_name = "DEV", requires = "data")]
     pub(super) metadata: Option<PathBuf>,
+    /// One disk, partition or LVM volume for all of it
+    #[arg(long, value_name = "DEV", conflicts_with_all = ["size", "data", "metadata"])]
+    device: Option<PathBuf>,
+    /// Another's thin-pool to make the pool in: dm name, VG/LV or path
+    #[arg(
+        long,
+        value_name = "THINPOOL",
+        conflicts_with_all = [
+            "size", "metadata_size", "block_size", "single_tenant", "data", "metadata", "device",
+            "no_overcommit", "force"
+        ]
+    )]
+    existing: Option<PathBuf>,
+    /// Wipe what the devices hold; one that is in use is refused all the same
+    #[arg(long)]
+    force: bool,
+    /// Promise containers no more than there is
+    #[arg(long)]
+    no_overcommit: bool,
     /// Option of Docker's devicemapper driver; give it again for each
     #[arg(long = "storage-opt", value_name = "dm.NAME=VALUE")]
     storage_opts: Vec<StorageOpt>,
@@ -126,10 +145,16 @@ impl CreateArgs {
                 min_free_metadata: args.min_free_metadata.unwrap_or(defaults.min_free_metadata),
             },
             when_full: args.on_full.unwrap_or(defaults.on_full),
-            devices: args
-                .data
-                .zip(args.metadata)
-                .map(|(data, metadata)| DevicePair { data, metadata }),
+            on: match (args.device, args.existing, args.data.zip(args.metadata)) {
+                (Some(disk), ..) => PoolOn::Disk(disk),
+                (None, Some(thin_pool), _) => PoolOn::ThinPool(thin_pool),
+                (None, None, Some((data, metadata))) => {
+                    PoolOn::Devices(DevicePair { data, metadata })
+                }
+                (None, None, None) => PoolOn::Files,
+            },
+            force: args.force,
+            overcommit: !args.no_overcommit,
         })
     }
 }

@@ -2,9 +2,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use dmthin::graph::{CreatePool, LivePool, Usage};
+use dmthin::graph::{
+    BackingReport, CreatePool, LivePool, PoolOn, PoolWord, Promised, TimeToFull, UntilGuard, Usage,
+};
 use dmthin::ids::{DevNo, FsType, PoolUuid, TransactionId};
-use dmthin::units::{BlockSize, DataBlocks};
+use dmthin::store::Guard;
+use dmthin::units::{BlockSize, Bytes, DataBlocks};
 
 use super::*;
 use crate::args::{Cli, Command};
@@ -31,7 +34,8 @@ fn a_pool_has_the_librarys_sizes_by_default() {
     assert_eq!(new.metadata_size, None);
     assert_eq!(new.fs, FsType::Ext4);
     assert!(!new.single_tenant);
-    assert!(new.devices.is_none());
+    assert!(matches!(new.on, PoolOn::Files));
+    assert!(!new.force && new.overcommit);
 }
 
 #[test]
@@ -50,9 +54,20 @@ fn every_option_of_a_new_pool_arrives() {
     assert_eq!(new.mkfs_args, ["-O", "^quota"]);
     assert!(new.single_tenant);
     let new = create("pool-cli pool create tank --data /dev/sdb --metadata /dev/sdc").unwrap();
-    let pair = new.devices.unwrap();
+    let PoolOn::Devices(pair) = new.on else {
+        panic!("{:?}", new.on)
+    };
     assert_eq!(pair.data, PathBuf::from("/dev/sdb"));
     assert_eq!(pair.metadata, PathBuf::from("/dev/sdc"));
+    let new = create(
+        "pool-cli pool create tank --device /dev/sdb --metadata-size 1G --force --no-overcommit",
+    )
+    .unwrap();
+    assert!(matches!(new.on, PoolOn::Disk(path) if path.as_os_str() == "/dev/sdb"));
+    assert_eq!(new.metadata_size, Some(Bytes::from_gib(1)));
+    assert!(new.force && !new.overcommit);
+    let new = create("pool-cli pool create tank --existing vg/pool").unwrap();
+    assert!(matches!(new.on, PoolOn::ThinPool(path) if path.as_os_str() == "vg/pool"));
 }
 
 #[test]
@@ -111,6 +126,20 @@ fn devices_come_in_pairs_and_have_their_own_size() {
         ),
         (
             "--data /dev/sdb --metadata /dev/sdc --metadata-size 1G",
+            ErrorKind::ArgumentConflict,
+        ),
+        ("--device /dev/sdb --size 1G", ErrorKind::ArgumentConflict),
+        (
+            "--device /dev/sdb --data /dev/sdc --metadata /dev/sdd",
+            ErrorKind::ArgumentConflict,
+        ),
+        (
+            "--existing p --block-size 128K",
+            ErrorKind::ArgumentConflict,
+        ),
+        ("--existing p --no-overcommit", ErrorKind::ArgumentConflict),
+        (
+            "--existing p --device /dev/sdb",
             ErrorKind::ArgumentConflict,
         ),
         ("--size 0", ErrorKind::ValueValidation),
@@ -186,6 +215,13 @@ pub(crate) fn report() -> PoolReport {
         layers: 5,
         containers: 3,
         virtual_size: Bytes::from_gib(30),
+        overcommit: false,
+        promised: Promised {
+            writable: Bytes::from_gib(60),
+            sealed: Bytes::from_mib(300),
+            total: Bytes::from_gib(100),
+        },
+        foreign_ids: true,
     }
 }
 
@@ -252,6 +288,8 @@ Zeroing:         new blocks are zeroed
 Base:            ext4, 10 GiB
 Images:          2, 5 layers
 Containers:      3, 30 GiB if all were full
+Overcommit:      no: 60 GiB promised, up to 300 MiB for images, of 100 GiB
+Others:          it may have volumes that the catalogue does not know; they are left alone
 "
     );
 }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use dmthin::graph::CreatePool;
+use dmthin::graph::{CreatePool, PoolOn};
 use dmthin::ids::FsType;
 use dmthin::units::Bytes;
 
@@ -43,7 +43,9 @@ fn dockers_options_are_ours_by_other_names() {
     assert_eq!(new.guard.min_free_data.get(), 7);
     assert_eq!(new.guard.min_free_metadata.get(), 7);
     let new = create("--storage-opt dm.datadev=/dev/sdb --storage-opt dm.metadatadev=/dev/sdc");
-    let pair = new.unwrap().devices.unwrap();
+    let PoolOn::Devices(pair) = new.unwrap().on else {
+        panic!("no devices")
+    };
     assert_eq!(pair.data, PathBuf::from("/dev/sdb"));
     assert_eq!(pair.metadata, PathBuf::from("/dev/sdc"));
     for name in [

@@ -1,4 +1,5 @@
-//! CRC-32C (Castagnoli), as the kernel's `crc32c` (`lib/crc32.c`, polynomial 0x82f63b78 reflected).
+//! CRC-32C (Castagnoli), as the kernel's `crc32c` (`lib/crc32.c`, polynomial 0x82f63b78 reflected): the
+//! checksum of the thin metadata and of our label.
 
 const TABLE: [u32; 256] = table();
 
@@ -26,7 +27,7 @@ const fn table() -> [u32; 256] {
 
 /// The register after `data`, started at all ones. Not inverted at the end: the metadata's
 /// checksums are not (`drivers/md/persistent-data/dm-block-manager.c`, `dm_bm_checksum`).
-pub(super) fn crc32c(data: &[u8]) -> u32 {
+pub(crate) fn crc32c(data: &[u8]) -> u32 {
     data.iter().fold(u32::MAX, |crc, &byte| {
         let [low, ..] = crc.to_le_bytes();
         (crc >> 8) ^ TABLE[usize::from(low ^ byte)]

@@ -1,0 +1,366 @@
+//! Pools on lvm2's volumes and in thin-pools of others, and what a pool may promise.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::disks::{check_disk, detach, elsewhere, fill, is_whole, number, status};
+use super::harness::{Ctx, Test, block_device, witness};
+
+/// The tests of this file.
+pub(super) const TESTS: &[Test] = &[
+    ("lvm_volumes_carry_a_pool_and_grow", on_lvm_volumes),
+    ("existing_pool_of_lvm_is_shared_and_left_alone", in_lvm_pool),
+    (
+        "existing_pool_of_dmsetup_is_shared_and_left_alone",
+        in_script_pool,
+    ),
+    (
+        "existing_pool_that_is_another_is_refused",
+        swapped_thin_pool,
+    ),
+    ("overcommit_is_allowed_and_can_be_refused", overcommit),
+];
+
+/// A volume group on a disk of the test's own.
+fn volume_group(ctx: &Ctx, mib: u64) -> Result<String> {
+    // lvm2 is built to wait for udev, and to find its nodes made by it.
+    if !Path::new("/run/udev/control").exists() {
+        let settings = "activation { udev_sync = 0 udev_rules = 0 verify_udev_operations = 1 }\n";
+        fs::create_dir_all("/etc/lvm")?;
+        fs::write("/etc/lvm/lvmlocal.conf", settings)?;
+    }
+    let (_, node) = block_device(ctx, "pv", mib)?;
+    witness("pvcreate", &["-qy", &node])?;
+    witness("vgcreate", &["-q", "vg", &node])?;
+    Ok(node)
+}
+
+fn remove_group(node: &str) -> Result<()> {
+    witness("vgck", &["vg"])?;
+    witness("vgremove", &["-qfy", "vg"])?;
+    witness("pvremove", &["-qy", node])?;
+    detach(node)
+}
+
+fn on_lvm_volumes(ctx: &Ctx) -> Result<()> {
+    let pv = volume_group(ctx, 2048)?;
+    for (name, size) in [("data", "512M"), ("meta", "16M"), ("whole", "512M")] {
+        witness("lvcreate", &["-qy", "-Wn", "-L", size, "-n", name, "vg"])?;
+    }
+    let pair = ["--data", "/dev/vg/data", "--metadata", "/dev/vg/meta"];
+    for (on, volume, total) in [
+        (&pair[..], "vg/data", 768_u64),
+        (&["--device", "/dev/vg/whole"][..], "vg/whole", 575),
+    ] {
+        let args = ["pool", "create", "tank", "--base-size", "256M"];
+        ctx.ok(&[&args[..], on].concat())?;
+        fill(ctx, "web")?;
+        witness("lvextend", &["-q", "-L", "+256M", volume])?;
+        ctx.ok(&["pool", "grow"])?;
+        let pool = status(ctx)?;
+        ensure!(
+            number(&pool["live"]["data"]["total"])? == total << 20,
+            "{pool}"
+        );
+        ctx.ok(&["pool", "close", "tank"])?;
+        match volume {
+            "vg/data" => witness("thin_check", &["/dev/vg/meta"]).map(drop)?,
+            _ => check_disk("/dev/vg/whole", 64)?,
+        }
+        ctx.ok(&["pool", "open", "tank"])?;
+        is_whole(ctx, "web")?;
+        ctx.ok(&["pool", "destroy", "tank"])?;
+    }
+    remove_group(&pv)
+}
+
+fn lvs(what: &str, volume: &str) -> Result<String> {
+    let told = witness("lvs", &["--noheadings", "-o", what, volume])?;
+    Ok(told.trim().to_owned())
+}
+
+fn in_lvm_pool(ctx: &Ctx) -> Result<()> {
+    let pv = volume_group(ctx, 2048)?;
+    witness(
+        "lvcreate",
+        &["-qy", "--type", "thin-pool", "-L", "1G", "-n", "tp", "vg"],
+    )?;
+    witness(
+        "lvcreate",
+        &["-qy", "-V", "1G", "-T", "vg/tp", "-n", "theirs"],
+    )?;
+    fs::write("/dev/vg/theirs", [0x7e; 1 << 20])?;
+    let transaction = lvs("transaction_id", "vg/tp")?;
+    let args = [
+        "pool",
+        "create",
+        "tank",
+        "--base-size",
+        "256M",
+        "--existing",
+        "vg/tp",
+    ];
+    ctx.ok(&args)?;
+    fill(ctx, "web")?;
+    let id = ctx.json(&["container", "inspect", "web"])?["container"]["thin_id"].clone();
+    ensure!(number(&id)? > 1 << 23, "{id}");
+    ctx.fails(
+        &["pool", "create", "two", "--existing", "/dev/vg/tp"],
+        5,
+        "in use by pool",
+    )?;
+    elsewhere(ctx).fails(
+        &["pool", "create", "two", "--existing", "vg/tp"],
+        5,
+        "in use by pool",
+    )?;
+    ctx.fails(&["pool", "grow", "--data", "+1G"], 2, "not ours")?;
+    ctx.fails(&["pool", "set", "--overcommit", "no"], 2, "not ours")?;
+    ctx.fails(
+        &["pool", "create", "two", "--existing", "vg/theirs"],
+        2,
+        "no thin-pool",
+    )?;
+    // lvm2 goes on with it, open and closed.
+    witness(
+        "lvcreate",
+        &["-qy", "-V", "1G", "-T", "vg/tp", "-n", "more"],
+    )?;
+    witness("lvremove", &["-qy", "vg/more"])?;
+    witness("lvextend", &["-q", "-L", "+256M", "vg/tp"])?;
+    ensure!(number(&status(ctx)?["live"]["data"]["total"])? == 1280 << 20);
+    ctx.ok(&["pool", "close", "tank"])?;
+    let ours = witness("dmsetup", &["info", "-c", "--noheadings", "-o", "uuid"])?;
+    ensure!(!ours.contains("DMTHIN-"), "{ours}");
+    ctx.fails(&["container", "create", "demo:1"], 1, "not open")?;
+    witness("vgchange", &["-q", "-an", "vg"])?;
+    ctx.fails(&["pool", "open", "tank"], 1, "not active")?;
+    witness("thin_check", &[&*active_metadata()?])?;
+    witness("lvchange", &["-an", "-y", "vg/tp_tmeta"])?;
+    witness("vgchange", &["-q", "-ay", "vg"])?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    is_whole(ctx, "web")?;
+    ctx.ok(&["container", "rm", "web"])?;
+    ctx.ok(&["pool", "destroy", "tank"])?;
+    let now = lvs("transaction_id", "vg/tp")?;
+    let steps = now.parse::<u64>()?.saturating_sub(transaction.parse()?);
+    // One of lvm2's for each volume it made or removed, none of ours.
+    ensure!(steps == 2, "from {transaction} to {now}");
+    // Of ours nothing is left in it, of theirs all is.
+    witness("vgchange", &["-q", "-an", "vg"])?;
+    let left = witness(
+        "thin_ls",
+        &["--no-headers", "-o", "DEV", &active_metadata()?],
+    )?;
+    ensure!(
+        left.split_whitespace().collect::<Vec<_>>() == ["1"],
+        "{left}"
+    );
+    witness("lvchange", &["-an", "-y", "vg/tp_tmeta"])?;
+    witness("vgchange", &["-q", "-ay", "vg"])?;
+    ensure!(fs::read("/dev/vg/theirs")?.starts_with(&[0x7e; 1 << 20]));
+    remove_group(&pv)
+}
+
+/// The metadata of the thin-pool, which is not active, for a reader.
+fn active_metadata() -> Result<String> {
+    witness("lvchange", &["-ay", "-y", "vg/tp_tmeta"])?;
+    Ok("/dev/mapper/vg-tp_tmeta".to_owned())
+}
+
+/// The two devices of a thin-pool as a script makes it, and the pool on them, without a uuid.
+fn script_pool(ctx: &Ctx) -> Result<(String, String)> {
+    let (_, data) = block_device(ctx, "sdata", 1024)?;
+    let (_, metadata) = block_device(ctx, "smeta", 16)?;
+    script_table(&data, &metadata)?;
+    Ok((data, metadata))
+}
+
+fn script_table(data: &str, metadata: &str) -> Result<()> {
+    let table = format!("0 2097152 thin-pool {metadata} {data} 256 0");
+    witness("dmsetup", &["create", "script", "--table", &table]).map(drop)
+}
+
+fn in_script_pool(ctx: &Ctx) -> Result<()> {
+    let (data, metadata) = script_pool(ctx)?;
+    let message = |text: &str| witness("dmsetup", &["message", "script", "0", text]).map(drop);
+    message("create_thin 0")?;
+    // Somebody is where we begin, too.
+    message("create_thin 8388608")?;
+    let args = [
+        "pool",
+        "create",
+        "tank",
+        "--base-size",
+        "256M",
+        "--existing",
+        "script",
+    ];
+    ctx.ok(&args)?;
+    let pool = status(ctx)?;
+    // In sectors: as the script made it.
+    ensure!(pool["block_size"] == 256, "{pool}");
+    fill(ctx, "web")?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    witness("dmsetup", &["remove", "script"])?;
+    witness("thin_check", &[&*metadata])?;
+    ctx.fails(&["pool", "open", "tank"], 1, "not active")?;
+    script_table(&data, &metadata)?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    is_whole(ctx, "web")?;
+    ctx.fails(
+        &["pool", "create", "two", "--existing", "dmthin-tank-pool"],
+        5,
+        "in use by",
+    )?;
+    ctx.ok(&["pool", "destroy", "tank"])?;
+    let told = witness("dmsetup", &["status", "script"])?;
+    ensure!(
+        told.contains("thin-pool 0 "),
+        "its transaction id was changed: {told}"
+    );
+    witness("dmsetup", &["remove", "script"])?;
+    let left = witness("thin_ls", &["--no-headers", "-o", "DEV", &metadata])?;
+    ensure!(
+        left.split_whitespace().collect::<Vec<_>>() == ["0", "8388608"],
+        "{left}"
+    );
+    detach(&data)?;
+    detach(&metadata)
+}
+
+/// Another thin-pool goes by the name of the one that the pool was made in.
+fn swapped_thin_pool(ctx: &Ctx) -> Result<()> {
+    let (data, metadata) = script_pool(ctx)?;
+    let args = [
+        "pool",
+        "create",
+        "tank",
+        "--base-size",
+        "256M",
+        "--existing",
+        "script",
+    ];
+    ctx.ok(&args)?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    witness("dmsetup", &["remove", "script"])?;
+    let (_, other) = block_device(ctx, "other", 16)?;
+    script_table(&data, &other)?;
+    ctx.fails(&["pool", "open", "tank"], 8, "another one")?;
+    ctx.fails(&["pool", "destroy", "tank"], 8, "another one")?;
+    // A volume of the same id is not taken for ours either.
+    witness(
+        "dmsetup",
+        &["message", "script", "0", "create_thin 8388608"],
+    )?;
+    ctx.fails(&["pool", "open", "tank"], 8, "another one")?;
+    let ours = witness("dmsetup", &["info", "-c", "--noheadings", "-o", "uuid"])?;
+    ensure!(!ours.contains("DMTHIN-"), "{ours}");
+    witness("dmsetup", &["remove", "script"])?;
+    script_table(&data, &metadata)?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    ctx.ok(&["pool", "destroy", "tank"])?;
+    witness("dmsetup", &["remove", "script"])?;
+    for node in [&data, &metadata, &other] {
+        detach(node)?;
+    }
+    Ok(())
+}
+
+fn overcommit(ctx: &Ctx) -> Result<()> {
+    ctx.ok(&[
+        "pool",
+        "create",
+        "tank",
+        "--size",
+        "1G",
+        "--base-size",
+        "256M",
+    ])?;
+    fill(ctx, "web")?;
+    // By default anything may be promised.
+    let large = [
+        "container",
+        "create",
+        "demo:1",
+        "--name",
+        "large",
+        "--size",
+        "1T",
+    ];
+    ctx.ok(&large)?;
+    ctx.fails(&["pool", "set", "--overcommit", "no"], 6, "of 1 GiB")?;
+    ensure!(status(ctx)?["overcommit"] == true);
+    ctx.ok(&["container", "rm", "large"])?;
+    let told = ctx.ok(&["pool", "set", "tank", "--overcommit", "no"])?;
+    ensure!(told == "tank\t10%\t10%\tno\n", "{told}");
+    let promised = status(ctx)?["promised"].clone();
+    ensure!(
+        promised["writable"] == 256 << 20 && promised["total"] == 1 << 30,
+        "{promised}"
+    );
+    // What the images hold is at the most what is in use.
+    let used = status(ctx)?["live"]["data"]["used"].clone();
+    ensure!(
+        number(&promised["sealed"])? <= number(&used)?,
+        "{promised} of {used}"
+    );
+    ctx.fails(&large, 6, "of 1 GiB")?;
+    ctx.ok(&[
+        "container",
+        "create",
+        "demo:1",
+        "--name",
+        "db",
+        "--size",
+        "512M",
+    ])?;
+    ctx.fails(
+        &["container", "create", "demo:1", "--name", "cache"],
+        6,
+        "pool grow tank",
+    )?;
+    ctx.fails(&["container", "inspect", "cache"], 3, "cache")?;
+    ctx.fails(&["container", "grow", "db", "+256M"], 6, "promises no more")?;
+    let db = ctx.json(&["container", "inspect", "db"])?;
+    ensure!(db["container"]["growing_to"].is_null(), "{db}");
+    ctx.fails(&["base", "grow", "512M"], 6, "promises no more")?;
+    // Every container is filled to the last byte, all at once, and no writer waits for room.
+    ctx.ok(&["pool", "set", "--min-free-data", "0"])?;
+    for name in ["web", "db"] {
+        let node = format!("/dev/mapper/dmthin-tank-ctr-{name}");
+        witness(
+            "dd",
+            &[
+                "if=/dev/zero",
+                &format!("of={node}"),
+                "bs=1M",
+                "conv=fsync",
+                "status=none",
+            ],
+        )
+        .err()
+        .context("dd went on past the end")?;
+    }
+    ensure!(status(ctx)?["live"]["mode"] == "rw");
+    ctx.ok(&["pool", "grow", "--data", "+512M"])?;
+    ctx.ok(&["container", "create", "demo:1", "--name", "cache"])?;
+    ctx.ok(&["pool", "set", "--overcommit", "yes"])?;
+    ctx.ok(&large)?;
+    ctx.ok(&["pool", "destroy", "tank"])?;
+    let small = [
+        "pool",
+        "create",
+        "tank",
+        "--size",
+        "1G",
+        "--base-size",
+        "2G",
+        "--no-overcommit",
+    ];
+    ctx.fails(&small, 6, "of 1 GiB")?;
+    ensure!(!ctx.root.join("tank").exists());
+    Ok(())
+}
