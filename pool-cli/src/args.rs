@@ -11,12 +11,14 @@ use dmthin::ids::PoolName;
 use dmthin::units::{BlockSize, Bytes, NewSize};
 use tracing::level_filters::LevelFilter;
 
+use crate::columns::ListArgs;
 use crate::commands::base::BaseCommand;
 use crate::commands::check::{CHECK_HELP, CheckArgs, GC_HELP, GcArgs};
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::config::ConfigCommand;
 use crate::commands::container::{ContainerArgs, ContainerCommand};
 use crate::commands::device::DeviceCommand;
+use crate::commands::df::DF_HELP;
 use crate::commands::explain::ExplainArgs;
 use crate::commands::image::ImageCommand;
 use crate::commands::man::ManArgs;
@@ -222,6 +224,9 @@ pub(crate) enum Command {
     /// Show and check the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Show how much room the open pools have
+    #[command(after_help = DF_HELP)]
+    Df(ListArgs),
     /// Find what does not belong: orphans in the kernel, in the pools and in the catalogues
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod columns;
 mod commands;
 mod config;
 mod exit;
@@ -18,8 +19,8 @@ use std::process::ExitCode;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    base, check, completions, config as settings, container, device, doctor, explain, image, man,
-    monitor, pool, queue, who,
+    base, check, completions, config as settings, container, device, df, doctor, explain, image,
+    man, monitor, pool, queue, who,
 };
 use crate::config::Settings;
 
@@ -51,6 +52,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Who(args) => who::run(&context, &args.name),
         Command::Monitor(args) => monitor::run(&context, &args),
         Command::Config(command) => settings::run(&context, command),
+        Command::Df(list) => df::run(&context, &list),
         Command::Check(args) => check::check(&context, &args),
         Command::Gc(args) => check::gc(&context, &args),
         Command::Doctor => doctor::run(&context),

@@ -126,6 +126,14 @@ impl Output {
         }
     }
 
+    /// Clears the screen, where there is one: what is shown next takes the place of what was.
+    pub(crate) fn clear(&self) -> anyhow::Result<()> {
+        if self.json || !io::stdout().is_terminal() {
+            return Ok(());
+        }
+        self.write(b"\x1b[H\x1b[2J")
+    }
+
     /// Writes bytes as they are.
     pub(crate) fn write(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut stdout = io::stdout().lock();
@@ -197,6 +205,21 @@ pub(crate) fn table<const N: usize>(
     table.set_header(header);
     for row in rows {
         table.add_row(row.map(|cell| clean(&cell)));
+    }
+    print(&mut table)
+}
+
+/// As [`table`], of any number of columns, with their names or without.
+pub(crate) fn rows_table(
+    header: Option<Vec<String>>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
+    let mut table = plain_table();
+    if let Some(header) = header {
+        table.set_header(header);
+    }
+    for row in rows {
+        table.add_row(row.iter().map(|cell| clean(cell)));
     }
     print(&mut table)
 }

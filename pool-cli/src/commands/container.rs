@@ -10,11 +10,12 @@ use dmthin::units::{Bytes, NewSize};
 use serde::Serialize;
 
 use crate::args::{Context, new_size, size};
+use crate::columns::{Cell, Column, ListArgs, more, shown};
 use crate::commands::plan;
 use crate::commands::queue;
 use crate::commands::trim;
 use crate::commands::who::{self, WHO_HELP};
-use crate::output::{fields, lines, list, or_dash, record, short, table};
+use crate::output::{fields, lines, list, or_dash, record, short};
 use crate::time::utc;
 
 /// What can be done with containers.
@@ -41,7 +42,7 @@ With -q only names are printed.
 Examples:
   pool-cli container list
   pool-cli container list -q | xargs -n 1 pool-cli container rm")]
-    List,
+    List(ListArgs),
     /// Show all there is to know of a container
     #[command(after_help = "\
 Examples:
@@ -217,8 +218,10 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
                 record([container.name.to_string(), node(&container)])
             })
         }
-        ContainerCommand::List => {
+        ContainerCommand::List(list) => {
             let containers = pool.containers()?;
+            // What is wrong with the columns is told before anything is printed.
+            let text = list.table(COLUMNS, &containers)?;
             let body = Containers {
                 containers: &containers,
             };
@@ -226,7 +229,7 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
                 if out.quiet() {
                     lines(containers.iter().map(|c| c.name.to_string()))
                 } else {
-                    container_table(&containers)
+                    text
                 }
             })
         }
@@ -314,32 +317,21 @@ fn mounts(container: &ContainerReport) -> String {
     list(container.mounts.iter().map(|path| path.display()))
 }
 
-fn container_table(containers: &[ContainerReport]) -> String {
-    table(
-        [
-            "NAME",
-            "IMAGE",
-            "STATE",
-            "SIZE",
-            "MAPPED",
-            "CREATED",
-            "DEVICE",
-            "MOUNTED ON",
-        ],
-        containers.iter().map(|container| {
-            [
-                container.name.to_string(),
-                container.image.clone(),
-                container.state.to_string(),
-                container.size.to_string(),
-                or_dash(container.mapped),
-                utc(container.created_at),
-                node(container),
-                mounts(container),
-            ]
-        }),
-    )
-}
+const COLUMNS: &[Column<ContainerReport>] = &[
+    shown("name", |c| Cell::text(&c.name)),
+    shown("image", |c| Cell::text(&c.image)),
+    shown("state", |c| Cell::text(c.state)),
+    shown("size", |c| Cell::size(c.size)),
+    shown("mapped", |c| Cell::size_or_dash(c.mapped)),
+    shown("created", |c| Cell::moment(c.created_at)),
+    shown("device", |c| Cell::text(node(c))),
+    shown("mounted-on", |c| Cell::text(mounts(c))),
+    more("fs", |c| Cell::text(c.fs)),
+    more("growing-to", |c| Cell::size_or_dash(c.growing_to)),
+    more("image-id", |c| Cell::text(c.image_id)),
+    more("thin-id", |c| Cell::number(c.thin_id.get().into())),
+    more("volume", |c| Cell::number(c.volume.get())),
+];
 
 /// The size, and what it is becoming where that is not finished.
 fn size_text(container: &ContainerReport) -> String {
@@ -404,7 +396,9 @@ mod tests {
     #[test]
     fn containers_are_listed_active_or_not() {
         assert_eq!(
-            container_table(&[container(true), container(false)]),
+            ListArgs::default()
+                .table(COLUMNS, &[container(true), container(false)])
+                .unwrap(),
             "\
 NAME  IMAGE      STATE  SIZE    MAPPED   CREATED                  DEVICE                       MOUNTED ON
 web   debian:12  ready  10 GiB  212 MiB  2000-02-29 00:00:00 UTC  /dev/mapper/dmthin-tank-web  /mnt,/srv/web

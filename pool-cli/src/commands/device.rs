@@ -5,7 +5,8 @@ use dmthin::graph::DeviceReport;
 use serde::Serialize;
 
 use crate::args::Context;
-use crate::output::{fields, lines, list, or_dash, table};
+use crate::columns::{Cell, Column, ListArgs, more, shown};
+use crate::output::{fields, lines, list, or_dash};
 
 /// What can be done with devices.
 #[derive(Debug, Subcommand)]
@@ -18,7 +19,7 @@ With -q only names are printed.
 Examples:
   pool-cli device list
   pool-cli device list --json | jq '.devices[] | {name, open_count}'")]
-    List,
+    List(ListArgs),
     /// Show a device: its table and status, as dmsetup prints them, and what is below it
     #[command(after_help = "\
 Examples:
@@ -48,13 +49,14 @@ struct OneDevice<'a> {
 pub(crate) fn run(context: &Context, command: DeviceCommand) -> anyhow::Result<()> {
     let out = &context.out;
     match command {
-        DeviceCommand::List => {
+        DeviceCommand::List(list) => {
             let devices = context.host.devices()?;
+            let text = list.table(COLUMNS, &devices)?;
             out.show(&Devices { devices: &devices }, || {
                 if out.quiet() {
                     lines(devices.iter().map(|device| device.name.to_string()))
                 } else {
-                    device_table(&devices)
+                    text
                 }
             })
         }
@@ -82,36 +84,24 @@ fn state(device: &DeviceReport) -> String {
     state.join(",")
 }
 
-fn device_table(devices: &[DeviceReport]) -> String {
-    table(
-        [
-            "NAME",
-            "MAJ:MIN",
-            "KIND",
-            "POOL",
-            "OWNER",
-            "SIZE",
-            "OPEN",
-            "EVENT",
-            "STATE",
-            "MOUNTED ON",
-        ],
-        devices.iter().map(|device| {
-            [
-                device.name.to_string(),
-                device.devno.to_string(),
-                device.kind.to_string(),
-                or_dash(device.pool.as_ref()),
-                or_dash(device.owner.as_ref()),
-                device.size.to_string(),
-                device.open_count.to_string(),
-                device.event_nr.to_string(),
-                state(device),
-                list(device.mounts.iter().map(|path| path.display())),
-            ]
-        }),
-    )
-}
+const COLUMNS: &[Column<DeviceReport>] = &[
+    shown("name", |d| Cell::text(&d.name)),
+    shown("maj:min", |d| Cell::text(d.devno)),
+    shown("kind", |d| Cell::text(&d.kind)),
+    shown("pool", |d| Cell::text_or_dash(d.pool.as_ref())),
+    shown("owner", |d| Cell::text_or_dash(d.owner.as_ref())),
+    shown("size", |d| Cell::size(d.size)),
+    shown("open", |d| Cell::number(d.open_count.into())),
+    shown("event", |d| Cell::number(d.event_nr.into())),
+    shown("state", |d| Cell::text(state(d))),
+    shown("mounted-on", |d| {
+        Cell::text(list(d.mounts.iter().map(|path| path.display())))
+    }),
+    more("uuid", |d| Cell::text(&d.uuid)),
+    more("node", |d| {
+        Cell::text_or_dash(d.node.as_ref().map(|path| path.display()))
+    }),
+];
 
 fn device_fields(device: &DeviceReport) -> String {
     let mut rows = vec![
@@ -193,7 +183,9 @@ mod tests {
             ..device()
         };
         assert_eq!(
-            device_table(&[device(), suspended]),
+            ListArgs::default()
+                .table(COLUMNS, &[device(), suspended])
+                .unwrap(),
             "\
 NAME             MAJ:MIN  KIND       POOL  OWNER  SIZE    OPEN  EVENT  STATE                MOUNTED ON
 dmthin-tank-web  254:3    container  tank  web    10 GiB  1     2      active               /mnt

@@ -12,10 +12,10 @@ use dmthin::ids::ImageRef;
 use serde::Serialize;
 
 use crate::args::{Cli, Context};
+use crate::columns::{Cell, Column, ListArgs, more, shown};
 use crate::commands::plan;
 use crate::output::{clean, lines, list, or_dash, record, short, table};
 use crate::progress::Progress;
-use crate::time::utc;
 
 /// What can be done with images.
 #[derive(Debug, Subcommand)]
@@ -41,7 +41,7 @@ SIZE is that of all layers, unpacked, shared ones included. With -q only ids are
 Examples:
   pool-cli image list
   pool-cli image list --json | jq -r '.images[].names[]'")]
-    List,
+    List(ListArgs),
     /// Show layers as a tree: what stands on what
     #[command(after_help = "\
 A line is a layer: its diff id, its size, the images it is the top of, [containers on it].
@@ -141,13 +141,14 @@ pub(crate) fn run(context: &Context, command: ImageCommand) -> anyhow::Result<()
     let out = &context.out;
     match command {
         ImageCommand::Import(args) => import(context, args),
-        ImageCommand::List => {
+        ImageCommand::List(list) => {
             let images = context.pool(None)?.images()?;
+            let text = list.table(&columns(), &named(&images))?;
             out.show(&Images { images: &images }, || {
                 if out.quiet() {
                     lines(images.iter().map(|image| image.id.to_string()))
                 } else {
-                    image_table(&images)
+                    text
                 }
             })
         }
@@ -218,34 +219,37 @@ fn summary(image: &ImportReport) -> String {
     )
 }
 
-fn image_table(images: &[ImageReport]) -> String {
+/// An image under one of its names.
+#[derive(Debug)]
+struct Named<'a> {
+    name: String,
+    image: &'a ImageReport,
+}
+
+/// A line for each name, and one for an image that has none.
+fn named(images: &[ImageReport]) -> Vec<Named<'_>> {
     let rows = images.iter().flat_map(|image| {
         let nameless = image.names.is_empty().then(|| "<none>".to_owned());
         let names = image.names.iter().map(ToString::to_string).chain(nameless);
-        names.map(|name| {
-            [
-                name,
-                short(image.id),
-                image.layers.len().to_string(),
-                image.size.to_string(),
-                format!("{}/{}", image.os, image.architecture),
-                utc(image.imported_at),
-                image.containers.len().to_string(),
-            ]
-        })
+        names.map(move |name| Named { name, image })
     });
-    table(
-        [
-            "NAME",
-            "ID",
-            "LAYERS",
-            "SIZE",
-            "PLATFORM",
-            "IMPORTED",
-            "CONTAINERS",
-        ],
-        rows,
-    )
+    rows.collect()
+}
+
+fn columns<'a>() -> Vec<Column<Named<'a>>> {
+    vec![
+        shown("name", |n| Cell::text(&n.name)),
+        shown("id", |n| Cell::text(short(n.image.id))),
+        shown("layers", |n| Cell::count(n.image.layers.len())),
+        shown("size", |n| Cell::size(n.image.size)),
+        shown("platform", |n| {
+            Cell::text(format!("{}/{}", n.image.os, n.image.architecture))
+        }),
+        shown("imported", |n| Cell::moment(n.image.imported_at)),
+        shown("containers", |n| Cell::count(n.image.containers.len())),
+        more("digest", |n| Cell::text(n.image.id)),
+        more("created", |n| Cell::text_or_dash(n.image.created.as_ref())),
+    ]
 }
 
 fn tree_text(layers: &[LayerTree]) -> String {

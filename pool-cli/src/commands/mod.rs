@@ -8,6 +8,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod device;
+pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod image;

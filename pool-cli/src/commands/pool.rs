@@ -4,6 +4,8 @@ mod create;
 mod storage_opt;
 
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
@@ -15,11 +17,12 @@ use serde::Serialize;
 
 use self::create::CreateArgs;
 use crate::args::{Context, new_size};
+use crate::columns::ListArgs;
 use crate::commands::ballast::{self, BallastCommand};
 use crate::commands::plan;
 use crate::commands::trim;
 use crate::output::{lines, record};
-use show::{adopted_text, opened, plan_fields, pool_fields, pool_table};
+use show::{COLUMNS, adopted_text, opened, plan_fields, pool_fields};
 
 /// What can be done with pools.
 #[derive(Debug, Subcommand)]
@@ -63,15 +66,17 @@ States: open, closed, creating, destroying, damaged. With -q only names are prin
 Examples:
   pool-cli pool list
   pool-cli pool list -q | xargs -n 1 pool-cli pool open")]
-    List,
+    List(ListArgs),
     /// Show how a pool is doing: space, mode, devices
     #[command(after_help = "\
-Sizes in --json are in bytes, the block size is in sectors of 512 bytes.
+Sizes in --json are in bytes, the block size is in sectors of 512 bytes. With --watch it is shown again
+and again; in --json it is a line each time. When the pool is full is told from what the monitor saw.
 
 Examples:
   pool-cli pool status
+  pool-cli pool status --watch
   pool-cli pool status tank --json | jq .pool.live.data")]
-    Status(StatusArgs),
+    Status(WatchArgs),
     /// Open a pool, as after a reboot
     #[command(after_help = "\
 Attaches the loop devices, makes the thin-pool device, settles what a crash left and brings back the
@@ -164,6 +169,23 @@ fn when_full() -> impl TypedValueParser<Value = WhenFull> {
 }
 
 /// Options of `pool status`.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Name of the pool [default: the one of --pool, else the only one]
+    name: Option<PoolName>,
+    /// Show it again and again, every so many seconds [default of SECONDS: 2]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    watch: Option<u64>,
+}
+
+/// Options of `pool trim`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Name of the pool [default: the one of --pool, else the only one]
@@ -291,19 +313,30 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
             let pool = context.host.create_pool(&new)?;
             out.done(&OnePool { pool: &pool }, || opened(&pool))
         }
-        PoolCommand::List => {
+        PoolCommand::List(list) => {
             let pools = context.host.pools()?;
+            let text = list.table(COLUMNS, &pools)?;
             out.show(&Pools { pools: &pools }, || {
                 if out.quiet() {
                     lines(pools.iter().map(|pool| pool.name.to_string()))
                 } else {
-                    pool_table(&pools)
+                    text
                 }
             })
         }
-        PoolCommand::Status(StatusArgs { name }) => {
-            let pool = context.pool(name.as_ref())?.status()?;
-            out.show(&OnePool { pool: &pool }, || pool_fields(&pool))
+        PoolCommand::Status(WatchArgs { name, watch }) => {
+            let pool = context.pool(name.as_ref())?;
+            loop {
+                let pool = pool.status()?;
+                if watch.is_some() {
+                    out.clear()?;
+                }
+                out.show(&OnePool { pool: &pool }, || pool_fields(&pool))?;
+                match watch {
+                    Some(seconds) => thread::sleep(Duration::from_secs(seconds)),
+                    None => return Ok(()),
+                }
+            }
         }
         PoolCommand::Trim(StatusArgs { name }) => {
             trim::run(context, &context.pool(name.as_ref())?, None)

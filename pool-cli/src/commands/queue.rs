@@ -7,9 +7,9 @@ use dmthin::graph::{Holder, QueueReport, QueueRound, QueueRun, QueueState};
 use serde::Serialize;
 
 use crate::args::Context;
+use crate::columns::{Cell, Column, ListArgs, more, shown};
 use crate::commands::plan;
-use crate::output::{lines, list, or_dash, record, table};
-use crate::time::utc;
+use crate::output::{lines, list, record};
 
 /// What can be done with the queue of removals.
 #[derive(Debug, Subcommand)]
@@ -26,7 +26,7 @@ A removal cannot be cancelled: once `container rm` has returned, the name may be
 Examples:
   pool-cli queue list
   pool-cli queue list --json | jq '.queue[] | {name, state, holders}'")]
-    List,
+    List(ListArgs),
     /// Remove what nobody holds any more, and give its space back
     #[command(after_help = "\
 Space is discarded in slices of 256 MiB, with a pause after each as long as it took. One that is
@@ -75,13 +75,14 @@ pub(crate) fn run(context: &Context, command: QueueCommand) -> anyhow::Result<()
     let out = &context.out;
     let pool = context.pool(None)?;
     match command {
-        QueueCommand::List => {
+        QueueCommand::List(list) => {
             let queue = pool.queue()?;
+            let text = list.table(COLUMNS, &queue)?;
             out.show(&Queue { queue: &queue }, || {
                 if out.quiet() {
                     lines(queue.iter().map(|removal| removal.volume.to_string()))
                 } else {
-                    queue_table(&queue)
+                    text
                 }
             })
         }
@@ -125,25 +126,19 @@ fn state(state: QueueState) -> &'static str {
     }
 }
 
-fn queue_table(queue: &[QueueReport]) -> String {
-    table(
-        [
-            "VOLUME", "NAME", "SIZE", "MAPPED", "STATE", "SINCE", "TRIES", "HELD BY",
-        ],
-        queue.iter().map(|removal| {
-            [
-                removal.volume.to_string(),
-                or_dash(removal.name.as_ref()),
-                removal.size.to_string(),
-                or_dash(removal.mapped),
-                state(removal.state).to_owned(),
-                utc(removal.since),
-                removal.attempts.to_string(),
-                list(&removal.holders),
-            ]
-        }),
-    )
-}
+const COLUMNS: &[Column<QueueReport>] = &[
+    shown("volume", |r| Cell::number(r.volume.get())),
+    shown("name", |r| Cell::text_or_dash(r.name.as_ref())),
+    shown("size", |r| Cell::size(r.size)),
+    shown("mapped", |r| Cell::size_or_dash(r.mapped)),
+    shown("state", |r| Cell::text(state(r.state))),
+    shown("since", |r| Cell::moment(r.since)),
+    shown("tries", |r| Cell::number(r.attempts)),
+    shown("held-by", |r| Cell::text(list(&r.holders))),
+    more("kind", |r| Cell::text(r.kind)),
+    more("next-try", |r| Cell::moment(r.next_try)),
+    more("thin-id", |r| Cell::number(r.thin_id.get().into())),
+];
 
 fn run_lines(run: &QueueRun) -> String {
     let removed = run.removed.iter().map(|volume| (*volume, "removed"));
@@ -193,7 +188,9 @@ mod tests {
     #[test]
     fn the_queue_says_who_is_waited_for() {
         assert_eq!(
-            queue_table(&[removal(true), removal(false)]),
+            ListArgs::default()
+                .table(COLUMNS, &[removal(true), removal(false)])
+                .unwrap(),
             "\
 VOLUME  NAME  SIZE    MAPPED  STATE    SINCE                    TRIES  HELD BY
 9       web   10 GiB  3 MiB   held     2000-02-29 00:00:00 UTC  2      loop device /dev/loop7 is on it

@@ -250,6 +250,7 @@ conformance! {
     config_noun: "config", "", Noun;
     config_show: "config show", "", Free;
     config_check: "config check", "", Free;
+    df: "df", "", Free;
     check: "check", "", InPool;
     gc: "gc", "", InPool;
     doctor: "doctor", "", Free;

@@ -78,7 +78,12 @@ fn an_image_has_a_line_for_each_name() {
         containers: vec![ContainerName::new("web").unwrap()],
     };
     assert_eq!(
-        image_table(&[image(&["debian:12", "deb"]), image(&[])]),
+        ListArgs::default()
+            .table(
+                &columns(),
+                &named(&[image(&["debian:12", "deb"]), image(&[])])
+            )
+            .unwrap(),
         "\
 NAME       ID            LAYERS  SIZE     PLATFORM     IMPORTED                 CONTAINERS
 debian:12  abababababab  2       140 MiB  linux/amd64  1970-01-01 00:00:00 UTC  1

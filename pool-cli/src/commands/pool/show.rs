@@ -7,7 +7,8 @@ use dmthin::graph::{
 use dmthin::store::Guard;
 use dmthin::units::{Bytes, Percent};
 
-use crate::output::{fields, or_dash, record, table, usage};
+use crate::columns::{Cell, Column, more, shown};
+use crate::output::{fields, or_dash, record, usage};
 use crate::time;
 
 pub(super) const fn word(state: PoolWord) -> &'static str {
@@ -28,21 +29,15 @@ pub(super) fn opened(pool: &PoolReport) -> String {
     ])
 }
 
-pub(super) fn pool_table(pools: &[PoolSummary]) -> String {
-    table(
-        ["NAME", "STATE", "SIZE", "IMAGES", "CONTAINERS", "PROBLEM"],
-        pools.iter().map(|pool| {
-            [
-                pool.name.to_string(),
-                word(pool.state).to_owned(),
-                or_dash(pool.data_size),
-                pool.images.to_string(),
-                pool.containers.to_string(),
-                or_dash(pool.problem.as_ref()),
-            ]
-        }),
-    )
-}
+pub(super) const COLUMNS: &[Column<PoolSummary>] = &[
+    shown("name", |p| Cell::text(&p.name)),
+    shown("state", |p| Cell::text(word(p.state))),
+    shown("size", |p| Cell::size_or_dash(p.data_size)),
+    shown("images", |p| Cell::number(p.images)),
+    shown("containers", |p| Cell::number(p.containers)),
+    shown("problem", |p| Cell::text_or_dash(p.problem.as_ref())),
+    more("uuid", |p| Cell::text_or_dash(p.uuid)),
+];
 
 /// The plan, each size with its reason.
 pub(super) fn plan_fields(plan: &PoolPlan) -> String {

@@ -322,10 +322,15 @@ fn pools_are_listed_with_their_problems() {
         problem: problem.map(str::to_owned),
     };
     assert_eq!(
-        pool_table(&[
-            summary("tank", PoolWord::Open, None),
-            summary("old", PoolWord::Damaged, Some("no catalogue")),
-        ]),
+        ListArgs::default()
+            .table(
+                COLUMNS,
+                &[
+                    summary("tank", PoolWord::Open, None),
+                    summary("old", PoolWord::Damaged, Some("no catalogue")),
+                ]
+            )
+            .unwrap(),
         "\
 NAME  STATE    SIZE     IMAGES  CONTAINERS  PROBLEM
 tank  open     100 GiB  1       2           -
