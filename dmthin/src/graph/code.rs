@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::backing::BackingError;
-use crate::dm::DmError;
+use crate::dm::{DmError, PoolMode, PoolStatus};
 use crate::fs::FsError;
 use crate::graph::error::PoolError;
 use crate::image::ImageError;
@@ -44,6 +44,21 @@ pub enum ErrorCode {
 }
 
 impl PoolError {
+    /// Whether the pool is read-only for want of metadata space, which the kernel shows as `ro` without
+    /// `needs_check` (`drivers/md/dm-thin.c`, `PM_OUT_OF_METADATA_SPACE`).
+    pub(super) fn is_out_of_metadata(&self) -> bool {
+        match self {
+            Self::PoolDegraded {
+                mode, needs_check, ..
+            } => mode == PoolMode::Ro.as_str() && !needs_check,
+            Self::Dm(DmError::PoolDegraded { status, .. }) => matches!(
+                &**status,
+                PoolStatus::Working(pool) if pool.mode == PoolMode::Ro && !pool.needs_check
+            ),
+            _ => false,
+        }
+    }
+
     /// Its kind.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
@@ -82,6 +97,7 @@ impl PoolError {
                 ErrorCode::NoDataSpace
             }
             Self::MetadataGuard { .. } => ErrorCode::NoMetadataSpace,
+            _ if self.is_out_of_metadata() => ErrorCode::NoMetadataSpace,
             Self::Metadata { .. }
             | Self::Unformatted { .. }
             | Self::BlockSizeMismatch { .. }

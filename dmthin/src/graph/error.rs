@@ -541,6 +541,15 @@ impl PoolError {
             Self::MetadataGuard { name, .. } => format!(
                 "grow it: pool-cli pool grow {name} --metadata +SIZE; or remove containers and images"
             ),
+            Self::PoolDegraded { name, .. } if self.is_out_of_metadata() => format!(
+                "it is out of metadata space; with more it works again: \
+                 pool-cli pool grow {name} --metadata +SIZE"
+            ),
+            Self::Dm(_) if self.is_out_of_metadata() => {
+                "the pool is out of metadata space; with more it works again: \
+                 pool-cli pool grow --metadata +SIZE"
+                    .to_owned()
+            }
             Self::HostGuard { .. } => {
                 "make room on the host's file system, or remove containers and images".to_owned()
             }

@@ -10,7 +10,7 @@
 //! `pool open` ends it.
 
 use crate::backing::SparseFile;
-use crate::dm::{PartKind, PoolStatus, WorkingPool, names};
+use crate::dm::{PartKind, PoolMode, PoolStatus, WorkingPool, names};
 use crate::fs::{self, DetachedMount};
 use crate::graph::create::round_up;
 use crate::graph::error::PoolError;
@@ -97,7 +97,7 @@ impl Pool {
                 thin_pool: existing.name.clone(),
             });
         }
-        self.require_writable(live.thin_pool())?;
+        let now = self.require_growable(live.thin_pool())?;
         let data = Half {
             what: "pool size",
             half: PartKind::Data,
@@ -112,6 +112,10 @@ impl Pool {
             now: record.metadata_size,
             most: Some(plan::METADATA_MAX),
         };
+        if now.mode == PoolMode::Ro && grow.metadata.is_none() {
+            // More data do not help it.
+            self.require_writable(live.thin_pool())?;
+        }
         // Both are looked at before either is touched.
         let (new_data, new_metadata) =
             (data.new_size(grow.data)?, metadata.new_size(grow.metadata)?);
@@ -313,7 +317,7 @@ impl Live<'_> {
         if record.existing().is_some() {
             return Ok(Change::Unchanged);
         }
-        let smaller = is_smaller(&*pool.require_writable(self.thin_pool())?, record);
+        let smaller = is_smaller(&*pool.require_growable(self.thin_pool())?, record);
         let (_, table) = self.thin_pool().table()?;
         let errors = record.when_full == WhenFull::Error;
         if !smaller
@@ -329,7 +333,9 @@ impl Live<'_> {
         self.thin_pool()
             .reload(record.data_size.to_sectors_floor(), &table)?;
         match self.thin_pool().status()? {
-            PoolStatus::Working(now) if !is_smaller(&now, record) => Ok(Change::Changed),
+            PoolStatus::Working(now) if now.mode != PoolMode::Ro && !is_smaller(&now, record) => {
+                Ok(Change::Changed)
+            }
             // The kernel resumes a pool that it does not resize, and says so only in its log.
             PoolStatus::Working(now) => Err(PoolError::PoolDegraded {
                 name: pool.name().clone(),

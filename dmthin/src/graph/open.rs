@@ -172,7 +172,7 @@ impl Pool {
         let stamping = record.pending_generation.is_some();
         let live = Live::open(self, record, None)?;
         live.resume_all()?;
-        let found = self.require_writable(live.thin_pool())?.transaction_id;
+        let found = self.require_growable(live.thin_pool())?.transaction_id;
         if live.record().existing().is_some() {
             live.check_marker()?;
             return self.settle_volumes(&live);
@@ -417,6 +417,18 @@ impl Pool {
             self.catalogue().set_pool_state(PoolState::Destroying)?;
         }
         Ok(())
+    }
+
+    /// That the pool can be made larger: it takes writes, or it has run out of metadata, of which more
+    /// makes it take writes again (docs/pool-full.md); gives its status.
+    pub(crate) fn require_growable(
+        &self,
+        thin_pool: &ThinPool<'_>,
+    ) -> Result<Box<WorkingPool>, PoolError> {
+        match thin_pool.status()? {
+            PoolStatus::Working(pool) if !pool.needs_check => Ok(pool),
+            _ => self.require_writable(thin_pool),
+        }
     }
 
     /// That the pool takes writes; gives its status.

@@ -28,6 +28,7 @@ pub(super) const TESTS: &[Test] = &[
     ("full_pool_on_error_fails_writers_and_recovers", errors),
     ("full_pool_on_freeze_holds_containers", freezes),
     ("full_pool_still_removes_and_trims", full),
+    ("full_metadata_come_back_by_growth", full_metadata),
     ("ballast_is_made_kept_and_released", ballast),
 ];
 
@@ -430,6 +431,59 @@ fn full(ctx: &Ctx) -> Result<()> {
     ensure!(eventually(|| Ok(status(ctx)?["live"]["mode"] == "rw"))?);
     run("umount", &[text(&web)])?;
     Ok(())
+}
+
+/// Makes volumes that nobody knows until the metadata are full: a message each, and nothing else.
+fn fill_metadata(from: u64) -> Result<()> {
+    let pool = "dmthin-tank-pool";
+    for id in from..from + 3000 {
+        let made = run(
+            "dmsetup",
+            &["message", pool, "0", &format!("create_thin {id}")],
+        )?;
+        let told = witness("dmsetup", &["status", pool])?;
+        if told.contains(" ro ") {
+            ensure!(told.contains(" - "), "it wants a check: {told}");
+            return Ok(());
+        }
+        ensure!(made.code == 0, "{}", made.stderr);
+    }
+    bail!("the metadata do not fill")
+}
+
+/// Without metadata the pool is read-only at once, on every kernel we know without the need of a check;
+/// more metadata bring it back while it is in use, by hand or by a monitor.
+fn full_metadata(ctx: &Ctx) -> Result<()> {
+    make(
+        ctx,
+        &[
+            "--size",
+            "1G",
+            "--metadata-size",
+            "2M",
+            "--min-free-metadata",
+            "0",
+        ],
+    )?;
+    let web = mounted(ctx, "web", "1G")?;
+    fs::write(web.join("file"), vec![7; 8 << 20])?;
+    witness("sync", &["-f", text(&web)])?;
+    fill_metadata(1_000_000)?;
+    let create = ["container", "create", "demo:1", "--name", "more"];
+    ctx.fails(&create, 7, "")?;
+    ctx.fails(&["pool", "grow", "--data", "+64M"], 7, "ro")?;
+    ctx.ok(&["pool", "grow", "--metadata", "+2M"])?;
+    ctx.ok(&create)?;
+    ctx.ok(&["container", "rm", "more"])?;
+    fill_metadata(1_100_000)?;
+    let mut monitor = Monitor::start(ctx, &["--interval", "2"])?;
+    ensure!(monitor.wait_for("grew", 60)?["space"] == "metadata");
+    ctx.ok(&create)?;
+    drop(monitor);
+    ensure!(fs::read(web.join("file"))? == vec![7; 8 << 20]);
+    fs::write(web.join("after"), "it works")?;
+    ctx.ok(&["container", "umount", "web"])?;
+    witness("e2fsck", &["-fn", "/dev/mapper/dmthin-tank-ctr-web"]).map(drop)
 }
 
 fn ballast(ctx: &Ctx) -> Result<()> {

@@ -135,11 +135,13 @@ impl PoolMonitor {
         let mut events = Vec::new();
         let mut status = self.status(&record)?;
         self.tell(&record, &status, &mut events);
-        if is_sound(&status).is_some() {
+        if is_sound(&status) {
             self.set_marks(&record)?;
-            if self.grow(&record, &status, &mut events) {
-                status = self.status(&self.pool.record()?)?;
-            }
+        }
+        if self.grow(&record, &status, &mut events) {
+            status = self.status(&self.pool.record()?)?;
+        }
+        if is_sound(&status) {
             self.at_red_line(&record, &mut status, &mut events)?;
         }
         if let PoolStatus::Working(pool) = &status {
@@ -226,9 +228,13 @@ impl PoolMonitor {
         status: &PoolStatus,
         events: &mut Vec<MonitorEvent>,
     ) -> bool {
-        let Some(pool) = is_sound(status) else {
+        // One that is read-only for want of metadata takes writes again when it has more.
+        let PoolStatus::Working(pool) = status else {
             return false;
         };
+        if pool.needs_check {
+            return false;
+        }
         let metadata_most = self
             .policy
             .max_metadata_size
@@ -470,10 +476,7 @@ impl PoolMonitor {
     }
 }
 
-/// The pool, if it takes changes.
-fn is_sound(status: &PoolStatus) -> Option<&WorkingPool> {
-    match status {
-        PoolStatus::Working(pool) if pool.mode != PoolMode::Ro && !pool.needs_check => Some(pool),
-        _ => None,
-    }
+/// Whether the pool takes changes.
+fn is_sound(status: &PoolStatus) -> bool {
+    matches!(status, PoolStatus::Working(pool) if pool.mode != PoolMode::Ro && !pool.needs_check)
 }
