@@ -179,6 +179,7 @@ mod tests {
                     uuid: UUID.parse().unwrap(),
                     size,
                     block_size: Bytes::from_kib(4),
+                    needs_recovery: false,
                 })
             );
         }

@@ -18,6 +18,7 @@ use crate::units::Bytes;
 const EXT_AT: u64 = 1024;
 const EXT_MAGIC: u16 = 0xef53;
 const EXT_LOG_BLOCK_MAX: u32 = 6;
+const EXT_INCOMPAT_RECOVER: u32 = 0x4;
 const EXT_INCOMPAT_EXTENTS: u32 = 0x40;
 const EXT_INCOMPAT_64BIT: u32 = 0x80;
 const XFS_MAGIC: [u8; 4] = *b"XFSB";
@@ -35,6 +36,8 @@ pub struct SuperblockInfo {
     pub size: Bytes,
     /// Its block size.
     pub block_size: Bytes,
+    /// Whether its journal is to be replayed before it is whole. Of ext4; an xfs does not say.
+    pub needs_recovery: bool,
 }
 
 /// Fills as much of `buffer` as the device has; the rest stays zero.
@@ -106,6 +109,7 @@ fn ext4(block: &[u8; 1024]) -> Result<Option<SuperblockInfo>, FsError> {
         uuid: FsUuid::from_bytes(field(block, 104)),
         size: size(FsType::Ext4, blocks, block_size)?,
         block_size: Bytes::new(block_size),
+        needs_recovery: le32(96) & EXT_INCOMPAT_RECOVER != 0,
     }))
 }
 
@@ -127,6 +131,7 @@ fn xfs(block: &[u8; 1024]) -> Result<Option<SuperblockInfo>, FsError> {
         uuid: FsUuid::from_bytes(field(block, 32)),
         size: size(FsType::Xfs, u64::from_be_bytes(field(block, 8)), block_size)?,
         block_size: Bytes::new(block_size),
+        needs_recovery: false,
     }))
 }
 

@@ -70,6 +70,14 @@ impl Tool {
     }
 }
 
+impl Tool {
+    /// The end of what a program printed, on one line.
+    #[must_use]
+    pub fn last_words(output: &Output) -> String {
+        tail(&output.stdout)
+    }
+}
+
 /// The last part of a program's words, on one line.
 pub(super) fn tail(bytes: &[u8]) -> String {
     let start = bytes.len().saturating_sub(STDERR_TAIL);

@@ -63,6 +63,7 @@ impl PoolError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
+            _ if self.is_out_of_metadata() => ErrorCode::NoMetadataSpace,
             Self::Io { source, .. } => io_code(source),
             Self::Ioctl(error) => ioctl_code(error),
             Self::Dm(error) => dm_code(error),
@@ -97,7 +98,6 @@ impl PoolError {
                 ErrorCode::NoDataSpace
             }
             Self::MetadataGuard { .. } => ErrorCode::NoMetadataSpace,
-            _ if self.is_out_of_metadata() => ErrorCode::NoMetadataSpace,
             Self::Metadata { .. }
             | Self::Unformatted { .. }
             | Self::BlockSizeMismatch { .. }

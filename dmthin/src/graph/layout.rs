@@ -6,6 +6,7 @@
 //!     catalogue.db what the volumes are called (crate::store)
 //!     data.img     sparse file below the pool's data device    (absent on real devices)
 //!     metadata.img sparse file below the pool's metadata device (absent on real devices)
+//!     metadata-backup-TIME  the metadata before a repair
 //!     usage        how full it was lately; worth nothing
 //!     locks        byte ranges locked, see crate::graph::locks
 //!     metadata-snap  while the metadata are read, see crate::graph::reading
@@ -23,6 +24,9 @@ use crate::store::BackingRecord;
 pub(crate) const DATA_FILE: &str = "data.img";
 /// Name of the metadata file in a pool's directory.
 pub(crate) const METADATA_FILE: &str = "metadata.img";
+
+/// What the names of copies of the metadata begin with; the time follows.
+pub(crate) const BACKUP_PREFIX: &str = "metadata-backup-";
 
 /// The root directory.
 #[derive(Debug, Clone)]
@@ -68,6 +72,22 @@ impl Layout {
         self.pool_dir(pool).join("metadata-snap")
     }
 
+    /// Copies of a pool's metadata, the oldest first.
+    pub(crate) fn backups(&self, pool: &PoolName) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.pool_dir(pool)).into_iter().flatten();
+        let mut found: Vec<PathBuf> = entries
+            .flatten()
+            .filter(|entry| {
+                let name = entry.file_name();
+                name.to_str()
+                    .is_some_and(|name| name.starts_with(BACKUP_PREFIX))
+            })
+            .map(|entry| entry.path())
+            .collect();
+        found.sort();
+        found
+    }
+
     /// The files of a pool that are there.
     pub(crate) fn files(&self, pool: &PoolName) -> Vec<PathBuf> {
         [
@@ -83,6 +103,7 @@ impl Layout {
         .into_iter()
         .map(|file| self.pool_dir(pool).join(file))
         .filter(|file| file.exists())
+        .chain(self.backups(pool))
         .collect()
     }
 

@@ -56,6 +56,7 @@ mod random;
 mod reading;
 mod recover;
 mod removal;
+mod repair;
 mod report;
 mod status;
 mod survey;
@@ -81,8 +82,9 @@ pub use pool::Pool;
 pub use preview::{PlannedVolume, RemovalPlan};
 pub use removal::{QueueRound, Removing};
 pub use report::{
-    BackingReport, Change, CheckReport, ContainerReport, DeviceKind, DeviceReport, FailedRemoval,
-    GrownContainer, HistoryReport, ImageReport, ImportEvent, ImportReport, LayerReport, LayerTree,
-    LivePool, PoolPlan, PoolReport, PoolSummary, PoolWord, QueueReport, QueueRun, QueueState,
-    RemovedContainer, RemovedImage, TimeToFull, TrimReport, Usage, Verdict, WhoReport,
+    BackingReport, Change, CheckReport, Checked, ContainerReport, DeviceKind, DeviceReport,
+    FailedRemoval, GrownContainer, HistoryReport, ImageReport, ImportEvent, ImportReport,
+    LayerReport, LayerTree, LivePool, PoolPlan, PoolReport, PoolSummary, PoolWord, QueueReport,
+    QueueRun, QueueState, RemovedContainer, RemovedImage, RepairReport, Repaired, TimeToFull,
+    TrimReport, Usage, Verdict, VolumeCheck, WhoReport,
 };

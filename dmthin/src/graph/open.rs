@@ -90,6 +90,9 @@ impl Host {
         for file in [super::layout::DATA_FILE, super::layout::METADATA_FILE] {
             remove_path(&dir.join(file), false)?;
         }
+        for backup in self.layout().backups(name) {
+            remove_path(&backup, false)?;
+        }
         let samples = self.layout().samples(name);
         remove_path(&samples, false)?;
         remove_path(&samples.with_extension("new"), false)?;

@@ -17,5 +17,6 @@ pub(crate) mod monitor;
 pub(crate) mod plan;
 pub(crate) mod pool;
 pub(crate) mod queue;
+pub(crate) mod repair;
 pub(crate) mod trim;
 pub(crate) mod who;

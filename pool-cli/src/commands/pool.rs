@@ -20,6 +20,7 @@ use crate::args::{Context, new_size};
 use crate::columns::ListArgs;
 use crate::commands::ballast::{self, BallastCommand};
 use crate::commands::plan;
+use crate::commands::repair::{self, REPAIR_HELP, RepairArgs};
 use crate::commands::trim;
 use crate::output::{lines, record};
 use show::{COLUMNS, adopted_text, opened, plan_fields, pool_fields};
@@ -148,6 +149,9 @@ virtual machine has open is left to that, with a dash.
 Example:
   pool-cli pool trim tank")]
     Trim(StatusArgs),
+    /// Make a pool work again whose metadata are damaged, and check what is in it
+    #[command(after_help = REPAIR_HELP)]
+    Repair(RepairArgs),
     /// Destroy a pool with all images and containers in it
     #[command(after_help = "\
 Refused with exit code 5 while a container of the pool is mounted or in use. There is no way back.
@@ -405,6 +409,7 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
                 ])
             })
         }
+        PoolCommand::Repair(args) => repair::run(context, &args),
         PoolCommand::Ballast(command) => ballast::run(context, command),
         PoolCommand::Close(NameArgs { name }) => {
             let change = context.host.close_pool(&name)?;

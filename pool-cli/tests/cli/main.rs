@@ -220,6 +220,7 @@ conformance! {
     pool_ballast_make: "pool ballast make", "tank --size=1G", InPool;
     pool_ballast_release: "pool ballast release", "", InPool;
     pool_trim: "pool trim", "", InPool;
+    pool_repair: "pool repair", "tank", InPool;
     pool_destroy: "pool destroy", "tank", InPool;
     base: "base", "", Noun;
     base_grow: "base grow", "20G", InPool;

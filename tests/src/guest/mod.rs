@@ -21,6 +21,7 @@ mod pairing;
 mod pools;
 mod reboot;
 mod removal;
+mod repair;
 mod shared;
 
 use std::path::Path;
@@ -48,6 +49,7 @@ const LONG: &[&[Test]] = &[
     host::TESTS,
     disks::TESTS,
     shared::TESTS,
+    repair::TESTS,
 ];
 
 /// Runs every test whose name contains one of `only` (all of them where it is empty), but for the long

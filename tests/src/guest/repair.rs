@@ -1,0 +1,153 @@
+//! Pools whose metadata are damaged, made to work again.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use super::growth::{make, mounted, status};
+use super::harness::{Ctx, Test, run, text, witness};
+
+/// The tests of this file.
+pub(super) const TESTS: &[Test] = &[
+    ("repair_clears_the_flag_of_a_sound_pool", flag),
+    ("repair_rebuilds_damaged_metadata", damage),
+    ("repair_that_fails_leaves_what_was", hopeless),
+];
+
+const BLOCK: usize = 4096;
+
+/// CRC-32C as the kernel's metadata have it (`lib/crc32c`): bit by bit, for a test.
+fn crc32c(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            let low = crc & 1;
+            (crc >> 1) ^ if low == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
+}
+
+/// A pool with a container that holds something, closed; gives its metadata file.
+fn closed_pool(ctx: &Ctx) -> Result<PathBuf> {
+    make(ctx, &["--size", "1G"])?;
+    let web = mounted(ctx, "web", "512M")?;
+    fs::write(web.join("file"), vec![7; 20 << 20])?;
+    ctx.ok(&["container", "umount", "web"])?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    Ok(ctx.root.join("tank/metadata.img"))
+}
+
+fn superblock(path: &PathBuf) -> Result<(File, Vec<u8>)> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut block = vec![0; BLOCK];
+    file.read_exact_at(&mut block, 0)?;
+    let csum = crc32c(&block[4..]) ^ 160_774;
+    ensure!(
+        block[..4] == csum.to_le_bytes(),
+        "the test reckons another sum"
+    );
+    Ok((file, block))
+}
+
+fn copies(ctx: &Ctx) -> Result<usize> {
+    let mut found = 0_usize;
+    for entry in fs::read_dir(ctx.root.join("tank"))? {
+        let name = entry?.file_name();
+        let is_copy = name
+            .to_str()
+            .is_some_and(|n| n.starts_with("metadata-backup-"));
+        found = found.saturating_add(usize::from(is_copy));
+    }
+    Ok(found)
+}
+
+fn is_whole(ctx: &Ctx) -> Result<()> {
+    ensure!(status(ctx)?["live"]["mode"] == "rw");
+    let dir = ctx.mkdir("after")?;
+    ctx.ok(&["container", "mount", "web", text(&dir)])?;
+    ensure!(fs::read(dir.join("file"))? == vec![7; 20 << 20]);
+    ctx.ok(&["container", "umount", "web"])?;
+    ctx.ok(&["container", "create", "demo:1", "--name", "new"])?;
+    ctx.ok(&["check"]).map(drop)
+}
+
+fn flag(ctx: &Ctx) -> Result<()> {
+    let metadata = closed_pool(ctx)?;
+    ensure!(ctx.ok(&["pool", "repair", "tank", "--dry-run"])? == "metadata\tsound\n");
+    let (file, mut block) = superblock(&metadata)?;
+    block[4] |= 1;
+    let csum = crc32c(&block[4..]) ^ 160_774;
+    block[..4].copy_from_slice(&csum.to_le_bytes());
+    file.write_all_at(&block, 0)?;
+    file.sync_all()?;
+    drop(file);
+    ctx.fails(&["pool", "open", "tank"], 8, "check")?;
+    ensure!(ctx.ok(&["pool", "repair", "tank", "--dry-run"])? == "metadata\tflag-cleared\n");
+    ensure!(copies(ctx)? == 0, "a dry run left a copy");
+    let report = ctx.json(&["pool", "repair", "tank"])?["repair"].clone();
+    ensure!(report["repaired"] == "flag-cleared", "{report}");
+    let volumes = report["volumes"].as_array().context("no volumes")?;
+    ensure!(
+        volumes.len() == 4,
+        "a base, two layers, a container: {report}"
+    );
+    ensure!(
+        volumes.iter().all(|volume| volume["checked"] == "clean"),
+        "{report}"
+    );
+    ensure!(copies(ctx)? == 1);
+    is_whole(ctx)
+}
+
+/// The root of the data space map's bitmaps is gone: no block can be given out any more. What is mapped
+/// where tells all that was in it.
+fn damage(ctx: &Ctx) -> Result<()> {
+    let metadata = closed_pool(ctx)?;
+    let (file, block) = superblock(&metadata)?;
+    let field: [u8; 8] = block[64 + 16..64 + 24].try_into()?;
+    let root = u64::from_le_bytes(field);
+    file.write_all_at(&[0; BLOCK], root << 12)?;
+    file.sync_all()?;
+    drop(file);
+    ensure!(
+        run("thin_check", &["-q", text(&metadata)])?.code != 0,
+        "it is not damaged"
+    );
+    ensure!(ctx.ok(&["pool", "repair", "tank", "--dry-run"])? == "metadata\trebuilt\n");
+    let report = ctx.json(&["pool", "repair", "tank"])?["repair"].clone();
+    ensure!(report["repaired"] == "rebuilt", "{report}");
+    let volumes = report["volumes"].as_array().context("no volumes")?;
+    ensure!(
+        volumes.iter().all(|volume| volume["checked"] == "clean"),
+        "{report}"
+    );
+    is_whole(ctx)
+}
+
+/// Where thin_repair cannot help, everything is as it was.
+fn hopeless(ctx: &Ctx) -> Result<()> {
+    let metadata = closed_pool(ctx)?;
+    let (file, whole) = superblock(&metadata)?;
+    // No superblock, and no node to be found.
+    let length = usize::try_from(file.metadata()?.len())?;
+    let mut kept = vec![0; length];
+    file.read_exact_at(&mut kept, 0)?;
+    file.write_all_at(&vec![0xa5; length], 0)?;
+    file.sync_all()?;
+    let failed = ctx.cli(&["pool", "repair", "tank"])?;
+    ensure!(
+        failed.code != 0 && failed.stderr.contains("thin_repair"),
+        "{}",
+        failed.stderr
+    );
+    let mut now = vec![0; length];
+    file.read_exact_at(&mut now, 0)?;
+    ensure!(now.iter().all(|byte| *byte == 0xa5), "it was changed");
+    file.write_all_at(&kept, 0)?;
+    file.sync_all()?;
+    drop((file, whole));
+    witness("thin_check", &["-q", text(&metadata)])?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    is_whole(ctx)
+}
