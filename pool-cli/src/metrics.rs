@@ -322,6 +322,34 @@ mod tests {
     }
 
     #[test]
+    fn the_alert_rules_ask_for_what_is_written() {
+        let mut pool = Watched {
+            pool: report(),
+            containers: vec![],
+        };
+        if let Some(live) = &mut pool.pool.live {
+            live.metadata = live.data;
+        }
+        let written = render(&[pool], &Counters::default());
+        let rules = include_str!("../../dist/prometheus/dmthin.rules.yml");
+        let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+        let mut asked = 0;
+        for line in rules.lines().filter(|line| line.contains("expr:")) {
+            for word in line
+                .split(|c| !is_part(c))
+                .filter(|w| w.starts_with("dmthin_"))
+            {
+                assert!(
+                    written.contains(&format!("\n{word}{{")),
+                    "{word} is not written"
+                );
+                asked += 1;
+            }
+        }
+        assert!(asked > 10, "{asked}");
+    }
+
+    #[test]
     fn labels_are_escaped() {
         let labels = [("image", "a\"b\\c\nd"), ("pool", "x")];
         assert_eq!(

@@ -152,6 +152,7 @@ fn everything_is_installed_and_taken_away_again() {
         "usr/local/share/bash-completion/completions/pool-cli",
         "usr/local/share/doc/dmthin/config.toml",
         "usr/local/share/doc/dmthin/dmthin-filter.conf",
+        "usr/local/share/doc/dmthin/dmthin.rules.yml",
         "usr/local/share/doc/dmthin/installed",
         "usr/local/share/fish/vendor_completions.d/pool-cli.fish",
         "usr/local/share/zsh/site-functions/_pool-cli",
