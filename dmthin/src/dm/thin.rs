@@ -1,13 +1,20 @@
 //! Volumes of a pool as devices.
 
+use std::thread;
+use std::time::Duration;
+
 use crate::dm::device::{ActivateOptions, Device};
 use crate::dm::error::DmError;
 use crate::dm::pool::{ThinPool, only_line};
-use crate::dm::status::ThinStatus;
+use crate::dm::status::{PoolStatus, ThinStatus};
 use crate::dm::table::ThinTable;
 use crate::ids::{DmName, DmUuid, ThinId};
 use crate::ioctl::{DevId, Errno, Flush, SuspendFlags, TargetLine};
 use crate::units::Sectors;
+
+/// How often a volume is tried whose pool is suspended, and the pause after each try: two seconds.
+const SUSPENDED_TRIES: u32 = 100;
+const SUSPENDED_PAUSE: Duration = Duration::from_millis(20);
 
 impl ThinPool<'_> {
     /// Activates a volume as a device of this size, which may differ from its size before.
@@ -22,14 +29,33 @@ impl ThinPool<'_> {
         size: Sectors,
         options: ActivateOptions,
     ) -> Result<Device, DmError> {
-        self.dm()
-            .activate(name, uuid, &[self.thin_line(id, size)], options)
+        let table = [self.thin_line(id, size)];
+        self.once_resumed(|| self.dm().activate(name, uuid, &table, options))
             .map_err(|error| match error {
                 DmError::Ioctl(cause) if cause.errno() == Some(Errno::NODATA) => {
                     self.no_such_thin(id)
                 }
                 error => error,
             })
+    }
+
+    /// Loads a volume's table, again while the pool is suspended, as it is for a moment when somebody
+    /// grows it: the kernel refuses that (`drivers/md/dm-thin.c:thin_ctr`) by the same EINVAL as a
+    /// table that is wrong, which ours are not.
+    fn once_resumed<T>(&self, mut load: impl FnMut() -> Result<T, DmError>) -> Result<T, DmError> {
+        let mut tries = SUSPENDED_TRIES;
+        loop {
+            match load() {
+                Err(error) if error.errno() == Some(Errno::INVAL) && tries > 0 => {
+                    if self.status()? == PoolStatus::Fail {
+                        return Err(error);
+                    }
+                    tries = tries.saturating_sub(1);
+                    thread::sleep(SUSPENDED_PAUSE);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Makes an active volume's device as long as this, where it is shorter. A file system on it is
@@ -47,8 +73,8 @@ impl ThinPool<'_> {
         let line = only_line(&info.name, ThinTable::TARGET, lines)?;
         if line.len < size {
             let table = [self.thin_line(id, size)];
-            self.dm()
-                .reload(volume, &table, info.read_only, SuspendFlags::default())?;
+            let how = SuspendFlags::default();
+            self.once_resumed(|| self.dm().reload(volume, &table, info.read_only, how))?;
         }
         Ok(())
     }

@@ -210,6 +210,30 @@ fn priv_the_low_water_mark_is_an_event() {
     pool.deactivate().unwrap();
 }
 
+/// A monitor grew a pool while a container was made in it: the pool was suspended for that moment, the
+/// kernel refused the container's table by EINVAL, and so did we.
+#[test]
+#[ignore = "needs root and device-mapper"]
+fn priv_a_volume_is_activated_once_its_pool_is_resumed() {
+    let machine = Machine::new();
+    let (metadata, data) = disks(&machine);
+    let dm = dm();
+    let pool = activate_pool(&dm, DATA, &pool_table(metadata.dev(), data.dev(), 16));
+    pool.create_thin(id(1)).unwrap();
+    let suspended = dm
+        .suspend(pool.device().id(), SuspendFlags::default())
+        .unwrap();
+    let thin = std::thread::scope(|scope| {
+        let activated = scope.spawn(|| activate_thin(&pool, 1).unwrap());
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!activated.is_finished());
+        suspended.resume().unwrap();
+        activated.join().unwrap()
+    });
+    dm.deactivate(thin.id(), Deferred::No).unwrap();
+    pool.deactivate().unwrap();
+}
+
 /// The kernel answers 0 to a message whose commit failed: the status read back must tell.
 #[test]
 #[ignore = "needs root and device-mapper"]

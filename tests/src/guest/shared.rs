@@ -295,7 +295,7 @@ fn overcommit(ctx: &Ctx) -> Result<()> {
     ensure!(status(ctx)?["overcommit"] == true);
     ctx.ok(&["container", "rm", "large"])?;
     let told = ctx.ok(&["pool", "set", "tank", "--overcommit", "no"])?;
-    ensure!(told == "tank\t10%\t10%\tno\n", "{told}");
+    ensure!(told == "tank\t10%\t10%\tqueue\tno\n", "{told}");
     let promised = status(ctx)?["promised"].clone();
     ensure!(
         promised["writable"] == 256 << 20 && promised["total"] == 1 << 30,
