@@ -25,7 +25,7 @@ use crate::label::{self, CatalogueCopy, Label};
 use crate::store::{Catalogue, MovedPool, PoolRecord, StoreError, Timestamp};
 use crate::units::Bytes;
 
-/// A catalogue up to this size is copied after each verb: 20 ms or so at the most.
+/// A catalogue up to this size is copied after each verb; a larger one would hold each of them up.
 const SMALL: Bytes = Bytes::from_mib(1);
 
 /// That a pool's catalogue was taken from its disk.
