@@ -24,6 +24,8 @@ use crate::output::record;
 
 /// Events come in bursts: a container that is made is several. One look serves all of them.
 const BURST: Duration = Duration::from_millis(100);
+/// How often a queue that runs is looked at, for what it has done.
+const QUEUE_RUNS: Duration = Duration::from_secs(1);
 
 pub(crate) const MONITOR_HELP: &str = "\
 Sleeps until the kernel tells of an event, at the latest for --interval. Then, for each pool: grows
@@ -168,7 +170,7 @@ struct Charge {
 impl Charge {
     /// Looks once; events come with those of a queue that has ended since.
     fn look(&mut self) -> Result<(Look, Vec<Event>), PoolError> {
-        let look = self.monitor.look()?;
+        let mut look = self.monitor.look()?;
         let mut events = Vec::new();
         if self.queue.as_ref().is_some_and(JoinHandle::is_finished)
             && let Some(Ok(run)) = self.queue.take().map(JoinHandle::join)
@@ -186,6 +188,10 @@ impl Charge {
             let pool = Arc::clone(self.monitor.pool());
             // Beside us: discarding takes its time, and a pool that fills does not wait.
             self.queue = Some(thread::spawn(move || pool.run_queue(QueueRound::Due)));
+        }
+        if self.queue.is_some() {
+            // Its end is no event of the kernel's.
+            look.next = look.next.min(QUEUE_RUNS);
         }
         Ok((look, events))
     }

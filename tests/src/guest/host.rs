@@ -35,22 +35,43 @@ impl Udevd {
         fs::create_dir_all("/etc/udev/rules.d")?;
         fs::write(RULE_FILE, RULE)?;
         let udevd = Self { ours };
-        if ours {
-            witness("/usr/lib/systemd/systemd-udevd", &["--daemon"])?;
+        // Started anew: a reload reads the rules only where a directory of them looks younger than what
+        // was read before.
+        if !ours {
+            stop_udevd()?;
         }
-        witness("udevadm", &["control", "--reload"])?;
+        witness(UDEVD, &["--daemon"])?;
         Ok(udevd)
     }
+}
+
+const UDEVD: &str = "/usr/lib/systemd/systemd-udevd";
+
+fn stop_udevd() -> Result<()> {
+    witness("udevadm", &["settle", "--timeout=30"])?;
+    witness("udevadm", &["control", "--exit"])?;
+    let runs = || -> Result<bool> {
+        for entry in fs::read_dir("/proc")? {
+            let comm = fs::read_to_string(entry?.path().join("comm")).unwrap_or_default();
+            if comm.trim() == "systemd-udevd" {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    ensure!(eventually(|| Ok(!runs()?))?, "udevd does not end");
+    Ok(())
 }
 
 impl Drop for Udevd {
     fn drop(&mut self) {
         // Best effort: the test has its verdict.
         let _ = fs::remove_file(RULE_FILE);
-        let _ = run("udevadm", &["control", "--reload"]);
+        let _ = stop_udevd();
         if self.ours {
-            let _ = run("udevadm", &["control", "--exit"]);
             let _ = eventually(|| Ok(fs::remove_dir_all("/run/udev").is_ok()));
+        } else {
+            let _ = run(UDEVD, &["--daemon"]);
         }
     }
 }
