@@ -38,6 +38,7 @@ mod finding;
 mod gc;
 mod grow;
 mod guard;
+mod hint;
 mod hold;
 mod host;
 mod images;

@@ -227,37 +227,30 @@ impl Setting for Vec<String> {
     }
 }
 
-impl Setting for FsType {
-    const EXPECTED: &'static str = "\"ext4\" or \"xfs\"";
+/// A type that is a word.
+macro_rules! word {
+    ($type:ty = $expected:literal) => {
+        impl Setting for $type {
+            const EXPECTED: &'static str = $expected;
 
-    fn read(value: &DeValue<'_>) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
+            fn read(value: &DeValue<'_>) -> Option<Self> {
+                value.as_str()?.parse().ok()
+            }
 
-    fn toml(&self) -> String {
-        quoted(self.as_str())
-    }
+            fn toml(&self) -> String {
+                quoted(self.as_str())
+            }
 
-    fn json(&self) -> Value {
-        self.as_str().into()
-    }
+            fn json(&self) -> Value {
+                self.as_str().into()
+            }
+        }
+    };
 }
 
-impl Setting for PoolName {
-    const EXPECTED: &'static str = "the name of a pool";
+word! { FsType = "\"ext4\" or \"xfs\"" }
 
-    fn read(value: &DeValue<'_>) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
-
-    fn toml(&self) -> String {
-        quoted(self.as_str())
-    }
-
-    fn json(&self) -> Value {
-        self.as_str().into()
-    }
-}
+word! { PoolName = "the name of a pool" }
 
 impl Setting for PathBuf {
     const EXPECTED: &'static str = "a path that begins with /";
@@ -370,34 +363,6 @@ impl Setting for GrowthPercent {
     }
 }
 
-impl Setting for WhenFull {
-    const EXPECTED: &'static str = "\"queue\" or \"error\"";
+word! { WhenFull = "\"queue\" or \"error\"" }
 
-    fn read(value: &DeValue<'_>) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
-
-    fn toml(&self) -> String {
-        quoted(self.as_str())
-    }
-
-    fn json(&self) -> Value {
-        self.as_str().into()
-    }
-}
-
-impl Setting for OnFull {
-    const EXPECTED: &'static str = "\"error\", \"queue\" or \"freeze\"";
-
-    fn read(value: &DeValue<'_>) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
-
-    fn toml(&self) -> String {
-        quoted(self.as_str())
-    }
-
-    fn json(&self) -> Value {
-        self.as_str().into()
-    }
-}
+word! { OnFull = "\"error\", \"queue\" or \"freeze\"" }
