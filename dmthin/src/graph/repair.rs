@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::backing::{Attached, SparseFile};
 use crate::dm::{PartKind, names};
 use crate::fs::{self, Tool};
+use crate::graph::create::remove_path;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
 use crate::graph::layout::BACKUP_PREFIX;
@@ -160,7 +161,11 @@ impl Pool {
             .and_then(|()| File::open(&dir)?.sync_all());
         match made {
             Ok(()) => Ok(path),
-            Err(source) => Err(PoolError::io("write", &path, source)),
+            // Half a copy would be taken for one.
+            Err(source) => {
+                let undo = remove_path(&path, false);
+                Err(PoolError::io("write", &path, source).with_undo(undo))
+            }
         }
     }
 
@@ -238,9 +243,12 @@ impl Live<'_> {
         let (tool, flag) = checker(volume.fs);
         let checked = match tool.output(&[flag.to_owned()], device.node()) {
             Ok(output) if output.status.success() => Checked::Clean,
-            Ok(_) if needs_recovery(device.node())? => Checked::Journal,
-            Ok(output) => Checked::Damaged {
-                told: Tool::last_words(&output),
+            Ok(output) => match needs_recovery(device.node()) {
+                Ok(true) => Checked::Journal,
+                // A superblock that cannot be read is what the program found, too.
+                Ok(false) | Err(_) => Checked::Damaged {
+                    told: Tool::last_words(&output),
+                },
             },
             Err(error) => Checked::NotChecked {
                 told: error.to_string(),

@@ -79,23 +79,21 @@ const COLUMNS: &[Column<PoolReport>] = &[
 
 /// Shows them.
 pub(crate) fn run(context: &Context, list: &ListArgs) -> anyhow::Result<()> {
-    let mut pools = Vec::new();
-    for summary in context.host.pools()? {
-        if context
-            .pool
-            .as_ref()
-            .is_some_and(|name| *name != summary.name)
-        {
-            continue;
+    let names = match &context.pool {
+        Some(name) => vec![context.host.pick_pool(Some(name))?],
+        None => {
+            let all = context.host.pools()?;
+            all.into_iter().map(|pool| pool.name).collect()
         }
-        // A damaged one is told by `pool list`; it must not hide the others.
-        if let Ok(pool) = context
-            .host
-            .pool(&summary.name)
-            .and_then(|pool| pool.status())
-            && pool.live.is_some()
-        {
-            pools.push(pool);
+    };
+    let mut pools = Vec::new();
+    for name in names {
+        match context.host.pool(&name).and_then(|pool| pool.status()) {
+            Ok(pool) if pool.live.is_some() => pools.push(pool),
+            Ok(_) => {}
+            Err(error) if context.pool.is_some() => return Err(error.into()),
+            // A damaged one must not hide the others.
+            Err(error) => context.out.warn(&format!("pool {name}: {error}")),
         }
     }
     let text = list.table(COLUMNS, &pools)?;

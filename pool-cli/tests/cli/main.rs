@@ -251,7 +251,7 @@ conformance! {
     config_noun: "config", "", Noun;
     config_show: "config show", "", Free;
     config_check: "config check", "", Free;
-    df: "df", "", Free;
+    df: "df", "", InPool;
     check: "check", "", InPool;
     gc: "gc", "", InPool;
     doctor: "doctor", "", Free;
