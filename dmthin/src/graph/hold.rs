@@ -30,14 +30,16 @@ impl Live<'_> {
         Ok(())
     }
 
+    /// Container devices that are suspended, or that somebody uses and that are not. What nobody has
+    /// open is left alone: nobody writes to it, and removing and mounting it would wait for ever.
     fn containers(&self, suspended: bool) -> Result<Vec<(DeviceInfo, VolumeId)>, PoolError> {
         let containers = self
             .own()?
             .into_iter()
+            .filter(|(device, _)| device.suspended == suspended)
+            .filter(|(device, _)| suspended || device.open_count > 0)
             .filter_map(|(device, own)| match own.kind {
-                OwnKind::Volume(VolumeKind::Container, id) if device.suspended == suspended => {
-                    Some((device, id))
-                }
+                OwnKind::Volume(VolumeKind::Container, id) => Some((device, id)),
                 _ => None,
             });
         Ok(containers.collect())

@@ -302,6 +302,14 @@ impl<'a> Live<'a> {
             None => self.pool.internal_name(volume),
         };
         let device = self.activate(volume, &name)?;
+        // Somebody may have suspended it, and a discard would wait for that somebody.
+        if self
+            .pool
+            .volume_device(volume)?
+            .is_some_and(|device| device.suspended)
+        {
+            self.thin_pool.dm().resume(device.id())?;
+        }
         match self.thin_pool.thin_status(device.id())? {
             ThinStatus::Working { mapped, .. } if mapped > Sectors::ZERO => {}
             _ => return Ok(()),

@@ -64,7 +64,16 @@ impl Pool {
         let (_lock, record) = self.lock_container(name)?;
         let volume = record.volume;
         self.require_ready(name, &volume)?;
-        let had_one = self.volume_device(&volume)?.is_some();
+        let before = self.volume_device(&volume)?;
+        if let Some(device) = before.as_ref().filter(|device| device.suspended) {
+            // It is held until the pool has room; a trim would wait with it.
+            return Err(PoolError::ContainerBusy {
+                name: name.clone(),
+                mounts: Vec::new(),
+                open_count: device.open_count,
+            });
+        }
+        let had_one = before.is_some();
         let device = live.activate(&volume, &names::container_name(self.name(), name))?;
         let trimmed = trim(live, name, &volume, &device);
         if had_one {

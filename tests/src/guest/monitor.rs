@@ -373,6 +373,9 @@ fn errors(ctx: &Ctx) -> Result<()> {
 fn freezes(ctx: &Ctx) -> Result<()> {
     make(ctx, &["--size", "128M", "--min-free-data", "0"])?;
     let web = mounted(ctx, "web", "2G")?;
+    for name in ["idle", "cut"] {
+        ctx.ok(&["container", "create", "demo:1", "--name", name])?;
+    }
     ctx.ok(&["pool", "ballast", "make", "tank", "--size", "16M"])?;
     let args = [
         "--threshold",
@@ -389,6 +392,13 @@ fn freezes(ctx: &Ctx) -> Result<()> {
     ensure!(monitor.wait_for("ballast_released", 120)?["size"] == 16 << 20);
     monitor.wait_for("held", 120)?;
     ensure!(suspended("dmthin-tank-ctr-web")? && !suspended("dmthin-tank-pool")?);
+    // What nobody uses does not wait, and removing never does.
+    ensure!(!suspended("dmthin-tank-ctr-idle")?);
+    witness("dmsetup", &["suspend", "dmthin-tank-ctr-cut"])?;
+    for name in ["idle", "cut"] {
+        ctx.ok(&["container", "rm", name])?;
+    }
+    ctx.fails(&["container", "trim", "web"], 5, "in use")?;
     drop(monitor);
     thread::sleep(Duration::from_secs(8));
     ensure!(dd.try_wait()?.is_none(), "the writer did not wait");
