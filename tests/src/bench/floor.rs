@@ -43,10 +43,12 @@ pub(super) struct Floor {
 }
 
 impl Floor {
-    pub(super) fn new(origin: Origin, ids: OwnIds) -> Result<Self> {
+    /// One of several that work beside each other: `nr` tells them apart.
+    pub(super) fn new(origin: Origin, nr: u64) -> Result<Self> {
         let control = Control::open()?;
         let pool = control.status(DevId::Name(&origin.pool))?.dev;
-        let name = DmName::new("bench-floor")?;
+        let name = DmName::new(format!("bench-floor{nr}"))?;
+        let ids = OwnIds::of_user(nr)?;
         Ok(Self {
             control,
             pool,
@@ -70,14 +72,9 @@ impl Floor {
             .message(DevId::Dev(self.pool), Sectors::ZERO, text)?;
         Ok(())
     }
-}
 
-impl Way for Floor {
-    fn name(&self) -> &'static str {
-        "raw ioctls"
-    }
-
-    fn up(&mut self, phase: &mut Phase) -> Result<()> {
+    /// From nothing to a device.
+    pub(super) fn make(&mut self, phase: &mut Phase) -> Result<()> {
         let id = self.ids.take()?;
         let snapshot = format!("create_snap {id} {}", self.origin.thin_id);
         let line = [TargetLine {
@@ -97,6 +94,35 @@ impl Way for Floor {
         })?;
         phase.step("resume", || Ok(self.control.resume(device, self.cookie)?))?;
         phase.step("mknod", || Ok(ensure_block_node(&self.node, dev)?))?;
+        Ok(())
+    }
+
+    /// From a device to nothing.
+    pub(super) fn remove(&mut self, phase: &mut Phase) -> Result<()> {
+        let Some((id, dev)) = self.active.take() else {
+            return Ok(());
+        };
+        phase.step("discard", || {
+            let block = ioctl::open_exclusive(&self.node, Access::ReadWrite)?;
+            let size = ioctl::size(&block)?;
+            Ok(ioctl::discard(&block, Bytes::ZERO, size)?)
+        })?;
+        phase.step("DEV_REMOVE", || {
+            let device = DevId::Dev(dev);
+            Ok(self.control.remove(device, Deferred::No, self.cookie)?)
+        })?;
+        phase.step("unlink", || Ok(fs::remove_file(&self.node)?))?;
+        phase.step("delete", || self.message(&format!("delete {id}")))
+    }
+}
+
+impl Way for Floor {
+    fn name(&self) -> &'static str {
+        "raw ioctls"
+    }
+
+    fn up(&mut self, phase: &mut Phase) -> Result<()> {
+        self.make(phase)?;
         phase.step("mount", || {
             let (node, dir) = (&self.node, &self.dir);
             let options = self.discard.as_c_str();
@@ -111,22 +137,9 @@ impl Way for Floor {
     }
 
     fn down(&mut self, phase: &mut Phase) -> Result<()> {
-        let Some((id, dev)) = self.active.take() else {
-            return Ok(());
-        };
         phase.step("umount", || {
             Ok(rustix::mount::unmount(&self.dir, UnmountFlags::empty())?)
         })?;
-        phase.step("discard", || {
-            let block = ioctl::open_exclusive(&self.node, Access::ReadWrite)?;
-            let size = ioctl::size(&block)?;
-            Ok(ioctl::discard(&block, Bytes::ZERO, size)?)
-        })?;
-        phase.step("DEV_REMOVE", || {
-            let device = DevId::Dev(dev);
-            Ok(self.control.remove(device, Deferred::No, self.cookie)?)
-        })?;
-        phase.step("unlink", || Ok(fs::remove_file(&self.node)?))?;
-        phase.step("delete", || self.message(&format!("delete {id}")))
+        self.remove(phase)
     }
 }

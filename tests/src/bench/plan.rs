@@ -14,6 +14,7 @@ use crate::bench::floor::{Floor, Origin};
 use crate::bench::import::Imports;
 use crate::bench::library::Library;
 use crate::bench::samples::{Measured, Phase, Rounds, Samples};
+use crate::bench::{crowd, removal};
 
 /// The pool's name.
 const POOL: &str = "bench";
@@ -51,8 +52,8 @@ pub(super) struct OwnIds {
 
 impl OwnIds {
     /// From `FIRST_OWN_ID` on, the `nr`th of as many users as take turns.
-    fn of_user(nr: u64) -> Result<Self> {
-        let next = ThinId::new(FIRST_OWN_ID.saturating_add(nr << 20))?;
+    pub(super) fn of_user(nr: u64) -> Result<Self> {
+        let next = ThinId::new(FIRST_OWN_ID.saturating_add(nr << 18))?;
         Ok(Self { next })
     }
 
@@ -95,7 +96,8 @@ pub fn run(settings: &Settings) -> Result<Measured> {
             size: size.to_sectors_exact().context("sectors")?,
         })
     };
-    let base = Catalogue::open(root.join(POOL).join("catalogue.db"))?
+    let catalogue = Catalogue::open(root.join(POOL).join("catalogue.db"))?;
+    let base = catalogue
         .base(FsType::Ext4, CreatePool::DEFAULT_BASE_SIZE)?
         .context("the pool has no base volume")?;
 
@@ -103,7 +105,7 @@ pub fn run(settings: &Settings) -> Result<Measured> {
         &root,
         &settings.work.join("tar"),
         &settings.image,
-        Floor::new(origin(base.thin_id, base.size)?, OwnIds::of_user(0)?)?,
+        Floor::new(origin(base.thin_id, base.size)?, 0)?,
     )?;
     let mut measured = Measured::default();
     for run in 1..=settings.imports {
@@ -133,15 +135,21 @@ pub fn run(settings: &Settings) -> Result<Measured> {
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
     };
-    let mut floor = Floor::new(top.clone(), OwnIds::of_user(1)?)?;
+    let mut floor = Floor::new(top.clone(), 1)?;
     floor.mount_on(&dirs("floor")?);
     let ways: Vec<Box<dyn Way + '_>> = vec![
         Box::new(floor),
         Box::new(Library::new(&pool, image.id.to_string(), dirs("library")?)?),
-        Box::new(Dmsetup::new(top, OwnIds::of_user(2)?, &dirs("dmsetup")?)?),
+        Box::new(Dmsetup::new(
+            top.clone(),
+            OwnIds::of_user(2)?,
+            &dirs("dmsetup")?,
+        )?),
         Box::new(Cli::new(&root, image.id.to_string(), &dirs("cli")?)?),
     ];
     measured.rounds = take_turns(ways, settings.rounds)?;
+    measured.removal = removal::measure(&pool, &catalogue, &image.id.to_string(), settings.rounds)?;
+    measured.crowds = crowd::measure(&pool, &image.id.to_string(), &top)?;
     drop(pool);
     // Nothing may be left that keeps the pool busy.
     host.close_pool(&name)?;

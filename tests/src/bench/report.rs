@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use crate::bench::crowd::Crowd;
 use crate::bench::samples::{Measured, Phase, Series};
 
 /// The machine that was measured.
@@ -163,6 +164,37 @@ impl Report {
         Table(rows)
     }
 
+    fn removal(&self) -> Table {
+        let mut rows = vec![cells(&["step", "p50", "p99"])];
+        for (step, series) in &self.measured.removal.steps {
+            let percentiles = [50, 99].map(|percent| ms(series.percentile(percent)));
+            rows.push([vec![step.clone()], percentiles.to_vec()].concat());
+        }
+        Table(rows)
+    }
+
+    fn crowds(&self) -> Table {
+        let mut rows = vec![cells(&[
+            "way",
+            "workers",
+            "containers/s",
+            "x one",
+            "processors busy",
+        ])];
+        let crowds = &self.measured.crowds;
+        for crowd in crowds {
+            let one = crowds.iter().find(|c| c.way == crowd.way && c.workers == 1);
+            rows.push(vec![
+                crowd.way.clone(),
+                crowd.workers.to_string(),
+                ms(crowd.rate()),
+                ratio(crowd.rate(), one.map_or(0.0, Crowd::rate)),
+                format!("{} %", crowd.busy),
+            ]);
+        }
+        Table(rows)
+    }
+
     /// The whole page, with the command that made it.
     #[must_use]
     pub fn page(&self, command: &str) -> String {
@@ -210,6 +242,20 @@ impl fmt::Display for Report {
              - pool-cli: one process a step.\n"
         )?;
         writeln!(f, "Step by step, ms:\n\n{}", self.steps())?;
+        writeln!(
+            f,
+            "## A removal that leaves the slow part to others\n\n\
+             `Pool::remove_container` with `Removing::Queued` of a container whose device is there; one \
+             durable commit to the catalogue, and nothing else; and what is left for the queue; ms.\n\n{}",
+            self.removal()
+        )?;
+        writeln!(
+            f,
+            "## Many at once\n\n\
+             Containers made and removed to the end, unmounted, by so many threads; a second. More than all the \
+             processors nobody can use.\n\n{}",
+            self.crowds()
+        )?;
         writeln!(f, "## An image\n")?;
         writeln!(
             f,
@@ -229,6 +275,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{Machine, Report};
+    use crate::bench::crowd::Crowd;
     use crate::bench::samples::{Measured, Phase, Rounds, Samples, Series};
 
     fn series(millis: &[u64]) -> Series {
@@ -266,6 +313,18 @@ mod tests {
                         ("library".to_owned(), samples(&[25, 26, 80], &[8, 6, 4])),
                     ],
                 },
+                removal: Phase {
+                    steps: vec![("rm".to_owned(), series(&[7, 9, 30]))],
+                },
+                crowds: [(1, 10), (16, 2)]
+                    .map(|(workers, seconds)| Crowd {
+                        way: "library".to_owned(),
+                        workers,
+                        pairs: 96,
+                        took: Duration::from_secs(seconds),
+                        busy: 90,
+                    })
+                    .into(),
                 tar: series(&[2000, 1000, 3000]),
                 import: series(&[3500, 2500, 9000]),
                 image_bytes: 100,
@@ -297,6 +356,9 @@ mod tests {
             "| raw ioctls |   20.0 |    1.00 |   40.0 |    1.00 |      4.0 |    1.00 |      4.0 |    1.00 |",
             "| library    |   26.0 |    1.30 |   80.0 |    2.00 |      6.0 |    1.50 |      8.0 |    2.00 |",
             "| library    | down: b |  6.0 |  8.0 |",
+            "| rm   | 9.0 | 30.0 |",
+            "| library |       1 |          9.6 |  1.00 |            90 % |",
+            "| library |      16 |         48.0 |  5.00 |            90 % |",
             "| tar -x, sync          | 2000.0 |  1.00 |  1000.0 |  3000.0 |",
             "| pool-cli image import | 3500.0 |  1.75 |  2500.0 |  9000.0 |",
         ] {

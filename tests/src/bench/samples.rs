@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::bench::crowd::Crowd;
+
 /// Microseconds, one sample per round.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Series(Vec<u64>);
@@ -104,6 +106,10 @@ pub struct Rounds {
 pub struct Measured {
     /// Containers' devices.
     pub rounds: Rounds,
+    /// Removals that leave the slow part to others, and what they are made of.
+    pub removal: Phase,
+    /// Containers made and removed by many at once.
+    pub crowds: Vec<Crowd>,
     /// `tar -x` and a sync, one sample per run.
     pub tar: Series,
     /// `pool-cli image import`, one sample per run.
