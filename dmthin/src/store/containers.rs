@@ -48,6 +48,17 @@ fn find(db: &Connection, name: &ContainerName) -> Outcome<Option<ContainerRecord
     row::first(db, &sql, [name.as_str()], container)
 }
 
+pub(super) fn require(db: &Connection, name: &ContainerName) -> Outcome<ContainerRecord> {
+    find(db, name)?.ok_or_else(|| StoreError::ContainerNotFound { name: name.clone() }.into())
+}
+
+pub(super) fn refuse_taken(db: &Connection, name: &ContainerName) -> Outcome<()> {
+    match find(db, name)? {
+        Some(_) => Err(StoreError::ContainerExists { name: name.clone() }.into()),
+        None => Ok(()),
+    }
+}
+
 impl Catalogue {
     /// Writes the intent of a container: a snapshot of its image's top layer, with the next thin
     /// id. The name is taken from now on.
@@ -58,10 +69,7 @@ impl Catalogue {
     /// [`StoreError::PoolDestroying`].
     pub fn begin_container(&self, new: &NewContainer) -> Result<VolumeRecord, StoreError> {
         self.write(Durability::Durable, |db| {
-            if find(db, &new.name)?.is_some() {
-                let name = new.name.clone();
-                return Err(StoreError::ContainerExists { name }.into());
-            }
+            refuse_taken(db, &new.name)?;
             let image = images::find(db, new.image)?;
             let top = images::layers(db, new.image)?
                 .pop()
@@ -96,10 +104,7 @@ impl Catalogue {
     /// # Errors
     /// [`StoreError::ContainerNotFound`].
     pub fn container(&self, name: &ContainerName) -> Result<ContainerRecord, StoreError> {
-        self.read(|db| {
-            find(db, name)?
-                .ok_or_else(|| StoreError::ContainerNotFound { name: name.clone() }.into())
-        })
+        self.read(|db| require(db, name))
     }
 
     /// All containers, by name, in state creating or ready.
@@ -108,21 +113,5 @@ impl Catalogue {
     /// The file's own troubles.
     pub fn containers(&self) -> Result<Vec<ContainerRecord>, StoreError> {
         self.read(all)
-    }
-
-    /// Takes a container out of the live set: its name is free at once, and its volume is to be
-    /// deleted and forgotten.
-    ///
-    /// # Errors
-    /// [`StoreError::ContainerNotFound`].
-    pub fn begin_container_removal(
-        &self,
-        name: &ContainerName,
-    ) -> Result<VolumeRecord, StoreError> {
-        self.write(Durability::Durable, |db| {
-            let container = find(db, name)?
-                .ok_or_else(|| StoreError::ContainerNotFound { name: name.clone() })?;
-            volumes::retire(db, &container.volume)
-        })
     }
 }

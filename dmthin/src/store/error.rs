@@ -193,6 +193,18 @@ pub enum StoreError {
         /// The volume.
         id: VolumeId,
     },
+    /// Some of a removed volume may be gone already.
+    #[error("the removal of volume {id} cannot be taken back: its space is being given back")]
+    RemovalFinal {
+        /// The volume.
+        id: VolumeId,
+    },
+    /// The image of a removed container is gone.
+    #[error("the removal of volume {id} cannot be taken back: its image was removed")]
+    RemovalOrphan {
+        /// The volume.
+        id: VolumeId,
+    },
     /// Another volume holds that stack of layers.
     #[error("volume {volume} holds the layer {chain_id} already")]
     LayerExists {

@@ -10,6 +10,7 @@ use crate::store::layers::{self, LAYER};
 use crate::store::record::{
     AddedImage, ImageRecord, NewImage, RemovedImage, SealedLayer, VolumeRecord,
 };
+use crate::store::removals::Promise;
 use crate::store::row::{self, Cells, VOLUME, to_sql, volume_key};
 use crate::store::timestamp::Timestamp;
 use crate::store::volumes;
@@ -347,7 +348,7 @@ impl Catalogue {
             let mut removed = plan_removal(db, id)?;
             row::run(db, "DELETE FROM images WHERE id = ?1", [image_key(id)?])?;
             for volume in &mut removed.volumes {
-                *volume = volumes::retire(db, volume)?;
+                *volume = volumes::retire(db, volume, Promise::Final)?;
             }
             Ok(removed)
         })

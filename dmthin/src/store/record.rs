@@ -405,6 +405,8 @@ pub struct RemovalRecord {
     pub attempts: u64,
     /// When the next one is due.
     pub next_try: Timestamp,
+    /// Whether some of it may be gone, so that it cannot be taken back.
+    pub is_final: bool,
 }
 
 /// What a pool has promised, in whole blocks.

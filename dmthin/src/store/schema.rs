@@ -124,6 +124,11 @@ CREATE TABLE ballast (
     state TEXT NOT NULL CHECK (state IN ('filling', 'ready', 'releasing'))
 ) STRICT;
 ",
+    "
+ALTER TABLE removals ADD COLUMN image INTEGER REFERENCES images (id) ON DELETE SET NULL;
+ALTER TABLE removals ADD COLUMN image_name TEXT;
+ALTER TABLE removals ADD COLUMN final INTEGER NOT NULL DEFAULT 1 CHECK (final IN (0, 1));
+",
 ];
 
 /// What a file says of itself.

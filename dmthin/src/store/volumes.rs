@@ -8,7 +8,7 @@ use crate::store::catalogue::{Catalogue, Durability};
 use crate::store::error::{Outcome, StoreError};
 use crate::store::pool;
 use crate::store::record::{Committed, NewVolume, VolumeRecord};
-use crate::store::removals;
+use crate::store::removals::{self, Promise};
 use crate::store::row::{self, Cells, VOLUME, to_sql, volume_key};
 use crate::store::state::VolumeState;
 use crate::store::timestamp::Timestamp;
@@ -124,10 +124,14 @@ pub(super) fn users(
 }
 
 /// Takes a volume out of the live set: its chain id and its name are free at once.
-pub(super) fn retire(db: &Connection, volume: &VolumeRecord) -> Outcome<VolumeRecord> {
+pub(super) fn retire(
+    db: &Connection,
+    volume: &VolumeRecord,
+    promise: Promise,
+) -> Outcome<VolumeRecord> {
     refuse_step(volume, Some(VolumeState::Deleting))?;
     let key = volume_key(volume.id)?;
-    removals::insert(db, volume.id)?;
+    removals::insert(db, volume, promise)?;
     row::run(db, "DELETE FROM layers WHERE volume = ?1", [key])?;
     row::run(db, "DELETE FROM containers WHERE volume = ?1", [key])?;
     row::run(
@@ -136,6 +140,24 @@ pub(super) fn retire(db: &Connection, volume: &VolumeRecord) -> Outcome<VolumeRe
         [key],
     )?;
     find(db, volume.id)
+}
+
+pub(super) fn begin_deleting(
+    db: &Connection,
+    id: VolumeId,
+    promise: Promise,
+) -> Outcome<VolumeRecord> {
+    let volume = find(db, id)?;
+    let (children, images) = users(db, &volume)?;
+    if !children.is_empty() || !images.is_empty() {
+        return Err(StoreError::InUse {
+            id,
+            children,
+            images,
+        }
+        .into());
+    }
+    retire(db, &volume, promise)
 }
 
 pub(super) fn ready_base(
@@ -221,17 +243,7 @@ impl Catalogue {
     /// [`StoreError::VolumeTransition`], [`StoreError::VolumeNotFound`].
     pub fn begin_deleting(&self, id: VolumeId) -> Result<VolumeRecord, StoreError> {
         self.write(Durability::Durable, |db| {
-            let volume = find(db, id)?;
-            let (children, images) = users(db, &volume)?;
-            if !children.is_empty() || !images.is_empty() {
-                return Err(StoreError::InUse {
-                    id,
-                    children,
-                    images,
-                }
-                .into());
-            }
-            retire(db, &volume)
+            begin_deleting(db, id, Promise::Final)
         })
     }
 

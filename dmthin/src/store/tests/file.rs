@@ -156,7 +156,7 @@ fn the_settings_that_make_a_commit_safe_are_on() {
     assert_eq!(number("trusted_schema"), 0);
     assert_eq!(number("busy_timeout"), 10_000);
     assert_eq!(number("application_id"), 0x4454_4331);
-    assert_eq!(number("user_version"), 3);
+    assert_eq!(number("user_version"), 4);
     for (durability, synchronous) in [
         (Durability::Durable, 2_i64),
         (Durability::Lazy, 1),
@@ -447,12 +447,12 @@ fn an_older_format_is_migrated_once() {
     assert_refused!(
         Catalogue::open(&path),
         StoreError::NewerFormat {
-            found: 4,
-            supported: 3,
+            found: 5,
+            supported: 4,
             ..
         },
         format!(
-            "the catalogue {} has format 4, this version knows formats up to 3: use a newer version",
+            "the catalogue {} has format 5, this version knows formats up to 4: use a newer version",
             path.display()
         )
     );

@@ -30,8 +30,8 @@ pub(super) fn golden_copy(format: u32) -> (TempDir, PathBuf) {
 }
 
 #[test]
-#[ignore = "writes fixtures/store/3, which is made once"]
-fn make_the_file_of_format_3() {
+#[ignore = "writes fixtures/store/4, which is made once"]
+fn make_the_file_of_format_4() {
     let catalogue = Temp::new();
     catalogue.set_pool_state(PoolState::Ready).unwrap();
     catalogue.set_overcommit(false).unwrap();
@@ -58,7 +58,8 @@ fn make_the_file_of_format_3() {
         .begin_container(&container("old", added))
         .unwrap()
         .id;
-    catalogue.begin_deleting(old).unwrap();
+    catalogue.set_ready(old).unwrap();
+    catalogue.queue_removal(old).unwrap();
     catalogue
         .put_off_removal(old, Timestamp::from_unix(1_700_000_300))
         .unwrap();
@@ -73,30 +74,48 @@ fn make_the_file_of_format_3() {
          UPDATE images SET imported_at = 1700000100; UPDATE removals SET since = 1700000200",
     );
     checkpoint(&catalogue);
-    fs::create_dir_all(golden(3).parent().unwrap()).unwrap();
-    fs::copy(catalogue.path(), golden(3)).unwrap();
+    fs::create_dir_all(golden(4).parent().unwrap()).unwrap();
+    fs::copy(catalogue.path(), golden(4)).unwrap();
 }
 
-/// The one removal: its name, since when, attempts, next try.
-type Queued = (Option<ContainerName>, u64, u64, u64);
+/// The one removal: its name, since when, attempts, next try, whether it is final; before format 4
+/// all were.
+type Queued = (Option<ContainerName>, u64, u64, u64, bool);
 
 #[test]
 fn a_file_of_format_1_opens_and_says_what_was_written() {
     // Of a removal nothing was written but the state: it is as old as its volume.
-    says_what_was_written(1, (None, 1_700_000_005, 0, 0), UNKNOWN);
+    says_what_was_written(1, (None, 1_700_000_005, 0, 0, true), UNKNOWN);
 }
 
 #[test]
 fn a_file_of_format_2_opens_and_says_what_was_written() {
     let name = ContainerName::new("old").ok();
-    says_what_was_written(2, (name, 1_700_000_200, 1, 1_700_000_300), UNKNOWN);
+    says_what_was_written(2, (name, 1_700_000_200, 1, 1_700_000_300, true), UNKNOWN);
 }
 
 #[test]
 fn a_file_of_format_3_opens_and_says_what_was_written() {
     let name = ContainerName::new("old").ok();
     let promised = (false, Some(Bytes::from_mib(5)));
-    says_what_was_written(3, (name, 1_700_000_200, 1, 1_700_000_300), promised);
+    says_what_was_written(3, (name, 1_700_000_200, 1, 1_700_000_300, true), promised);
+}
+
+#[test]
+fn a_file_of_format_4_opens_and_says_what_was_written() {
+    let name = ContainerName::new("old").unwrap();
+    let promised = (false, Some(Bytes::from_mib(5)));
+    let queued = (Some(name.clone()), 1_700_000_200, 1, 1_700_000_300, false);
+    says_what_was_written(4, queued, promised);
+    let (_directory, path) = golden_copy(4);
+    let back = Catalogue::open(&path)
+        .unwrap()
+        .cancel_removal(VolumeId::new(5), &name)
+        .unwrap();
+    assert_eq!(
+        (back.image_name.as_str(), back.volume.state),
+        ("debian:12", VolumeState::Ready)
+    );
 }
 
 /// Whether overcommitment is allowed, and what the base has mapped.
@@ -189,7 +208,16 @@ fn says_what_was_written(format: u32, queued: Queued, promised: Promised) {
     let removal = catalogue.removals().unwrap().pop().unwrap();
     assert_eq!(removal.volume, volumes[4]);
     let (since, next_try) = (removal.since.to_unix(), removal.next_try.to_unix());
-    assert_eq!((removal.name, since, removal.attempts, next_try), queued);
+    assert_eq!(
+        (
+            removal.name,
+            since,
+            removal.attempts,
+            next_try,
+            removal.is_final
+        ),
+        queued
+    );
     let layers = catalogue.layers().unwrap();
     assert_eq!(layers.len(), 2);
     assert_eq!(

@@ -281,9 +281,7 @@ fn a_container_has_its_name_from_intent_to_removal() {
             if containers == [container_name("app"), container_name("web")],
         "the image is in use by container app, web: remove them first"
     );
-    let removed = catalogue
-        .begin_container_removal(&container_name("web"))
-        .unwrap();
+    let removed = catalogue.queue_removal(volume.id).unwrap();
     assert_eq!(
         (removed.id, removed.state),
         (volume.id, VolumeState::Deleting)
@@ -294,16 +292,15 @@ fn a_container_has_its_name_from_intent_to_removal() {
         "there is no container web"
     );
     assert!(matches!(
-        catalogue.begin_container_removal(&container_name("web")),
-        Err(StoreError::ContainerNotFound { .. })
+        catalogue.queue_removal(volume.id),
+        Err(StoreError::VolumeTransition { .. })
     ));
     let again = catalogue.begin_container(&container("web", added)).unwrap();
     assert_ne!(again.id, volume.id);
     // A container that was never made is forgotten with its name.
     catalogue.forget_volume(again.id).unwrap();
-    catalogue
-        .begin_container_removal(&container_name("app"))
-        .unwrap();
+    let app = catalogue.container(&container_name("app")).unwrap();
+    catalogue.queue_removal(app.volume.id).unwrap();
     assert_eq!(catalogue.containers().unwrap(), []);
     // What is being deleted keeps neither image nor layers.
     assert_eq!(catalogue.remove_image(added).unwrap().volumes.len(), 2);

@@ -27,6 +27,8 @@ enum Verb {
     Untag { name: u8 },
     Container { image: u8, name: u8 },
     RemoveContainer { name: u8 },
+    Finalize { volume: u8 },
+    TakeBack { volume: u8, name: u8 },
     Reopen,
 }
 
@@ -46,7 +48,9 @@ fn verb() -> impl Strategy<Value = Verb> {
         2 => any_u8().prop_map(|image| Verb::RemoveImage { image }),
         1 => name().prop_map(|name| Verb::Untag { name }),
         4 => (any_u8(), name()).prop_map(|(image, name)| Verb::Container { image, name }),
-        2 => name().prop_map(|name| Verb::RemoveContainer { name }),
+        3 => name().prop_map(|name| Verb::RemoveContainer { name }),
+        1 => any_u8().prop_map(|volume| Verb::Finalize { volume }),
+        3 => (any_u8(), name()).prop_map(|(volume, name)| Verb::TakeBack { volume, name }),
         1 => Just(Verb::Reopen),
     ]
 }
@@ -71,6 +75,8 @@ struct Model {
     names: BTreeMap<u8, u64>,
     /// Name to image and volume.
     containers: BTreeMap<u8, (u64, u64)>,
+    /// Containers whose removal is not final, with their image as long as there is one.
+    revocable: BTreeMap<u64, Option<u64>>,
 }
 
 type Answer = Result<(), String>;
@@ -212,6 +218,9 @@ impl Model {
             return refuse("ImageInUse");
         }
         self.images.remove(&id);
+        for image in self.revocable.values_mut() {
+            *image = image.filter(|image| *image != id);
+        }
         self.names.retain(|_, image| *image != id);
         for layer in layers.iter().rev() {
             if self.is_used(*layer) {
@@ -254,11 +263,47 @@ impl Model {
         Ok(())
     }
 
+    fn remove_container(&mut self, name: u8) -> Answer {
+        let (image, id) = *self.containers.get(&name).ok_or("ContainerNotFound")?;
+        if self.volumes[&id].state == VolumeState::Ready {
+            self.revocable.insert(id, Some(image));
+        }
+        self.retire(id);
+        Ok(())
+    }
+
+    fn deleting(&self, id: u64) -> Answer {
+        match self.volumes.get(&id).ok_or("VolumeNotFound")?.state {
+            VolumeState::Deleting => Ok(()),
+            _ => refuse("VolumeTransition"),
+        }
+    }
+
+    fn finalize(&mut self, id: u64) -> Answer {
+        self.deleting(id)?;
+        self.revocable.remove(&id);
+        Ok(())
+    }
+
+    fn take_back(&mut self, id: u64, name: u8) -> Answer {
+        self.deleting(id)?;
+        let image = *self.revocable.get(&id).ok_or("RemovalFinal")?;
+        if self.containers.contains_key(&name) {
+            return refuse("ContainerExists");
+        }
+        let image = image.ok_or("RemovalOrphan")?;
+        self.revocable.remove(&id);
+        self.volumes.get_mut(&id).unwrap().state = VolumeState::Ready;
+        self.containers.insert(name, (image, id));
+        Ok(())
+    }
+
     fn forget(&mut self, id: u64) -> Answer {
         if self.volumes.get(&id).ok_or("VolumeNotFound")?.state == VolumeState::Ready {
             return refuse("VolumeTransition");
         }
         self.volumes.remove(&id);
+        self.revocable.remove(&id);
         self.containers.retain(|_, (_, volume)| *volume != id);
         for volume in self.volumes.values_mut().filter(|v| v.parent == Some(id)) {
             volume.parent = None;
@@ -390,15 +435,22 @@ fn run(model: &mut Model, real: &Temp, verb: &Verb) -> (Answer, Answer) {
             (model.container(key, name), answer(done))
         }
         Verb::RemoveContainer { name } => {
-            let done = real.begin_container_removal(&container_name(&format!("c{name}")));
-            let expected = match model.containers.get(&name) {
-                Some((_, volume)) => {
-                    model.retire(*volume);
-                    Ok(())
-                }
-                None => refuse("ContainerNotFound"),
-            };
-            (expected, answer(done))
+            let found = real.container(&container_name(&format!("c{name}")));
+            let done = found.and_then(|found| real.queue_removal(found.volume.id));
+            (model.remove_container(name), answer(done))
+        }
+        Verb::Finalize { volume } => {
+            let key = model.pick_volume(volume, |v| v.state == VolumeState::Deleting);
+            let done = real.make_removal_final(VolumeId::new(key));
+            (model.finalize(key), answer(done))
+        }
+        Verb::TakeBack { volume, name } => {
+            let key = model.pick_volume(volume, |v| {
+                v.state == VolumeState::Deleting && v.kind == VolumeKind::Container
+            });
+            let name_then = container_name(&format!("c{name}"));
+            let done = real.cancel_removal(VolumeId::new(key), &name_then);
+            (model.take_back(key, name), answer(done))
         }
     }
 }
@@ -456,6 +508,11 @@ fn assert_same(model: &Model, real: &Temp) {
         .map(|(name, (image, volume))| (container_name(&format!("c{name}")), *image, *volume))
         .collect();
     assert_eq!(containers, expected);
+    let revocable: Vec<_> = real.removals().unwrap();
+    let revocable = revocable.iter().filter(|removal| !removal.is_final);
+    let revocable: Vec<_> = revocable.map(|removal| removal.volume.id.get()).collect();
+    let expected: Vec<_> = model.revocable.keys().copied().collect();
+    assert_eq!(revocable, expected);
     let next = real.pool().unwrap().next_thin_id.unwrap();
     assert_eq!(u64::from(next.get()), model.nr_volumes);
 }
