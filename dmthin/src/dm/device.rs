@@ -17,6 +17,7 @@ use crate::ioctl::{
     Control, Cookie, DEV_MAPPER, Deferred, DevId, DeviceInfo, Errno, IoctlError, RemovedWhen,
     SuspendFlags, TargetLine, ensure_block_node, node_dev,
 };
+use crate::units::Sectors;
 
 /// How long udev is given for one device; then the node is made without it.
 const UDEV_LIMIT: Duration = Duration::from_secs(10);
@@ -347,6 +348,17 @@ impl Dm {
             device: id.to_string(),
         })?;
         self.remove(&info.name, info.dev, deferred)
+    }
+
+    /// Takes the order back to remove a device when its last user closes it.
+    ///
+    /// # Errors
+    /// [`DmError::NotFound`], [`DmError::Ioctl`], with `EBUSY` where it is going already.
+    pub fn keep(&self, id: DevId<'_>) -> Result<(), DmError> {
+        // To the device itself, not to its target (`drivers/md/dm-ioctl.c:message_for_md`).
+        let message = "@cancel_deferred_remove";
+        let kept = self.control.message(id, Sectors::ZERO, message);
+        kept.map(drop).map_err(or_not_found)
     }
 
     /// Gives a device another name, and its node with it; who has it open keeps it.

@@ -77,7 +77,7 @@ impl EventWaiter {
             if let Some(answer) = look(&self.control)? {
                 return Ok(Some(answer));
             }
-            if !self.poll(limit.saturating_sub(begin.elapsed()))? {
+            if !self.poll(limit.saturating_sub(begin.elapsed()), &[])? {
                 return Ok(None);
             }
         }
@@ -92,17 +92,19 @@ impl EventWaiter {
         Ok(self.control.arm_poll()?)
     }
 
-    /// Sleeps until there was an event since [`arm`](Self::arm), or until `limit` is over: false. A
-    /// signal may wake it early.
+    /// Sleeps until there was an event since [`arm`](Self::arm) or there is something to read from one
+    /// of `others`, or until `limit` is over: false. A signal may wake it early.
     ///
     /// # Errors
     /// [`DmError::Ioctl`].
-    pub fn poll(&self, limit: Duration) -> Result<bool, DmError> {
+    pub fn poll(&self, limit: Duration, others: &[BorrowedFd<'_>]) -> Result<bool, DmError> {
+        let control = self.control.as_fd();
         let timeout = Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(limit.subsec_nanos()),
         };
-        let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+        let fds = others.iter().chain([&control]);
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) => Ok(false),
             Ok(_) | Err(Errno::INTR) => Ok(true),

@@ -77,6 +77,7 @@ impl PoolError {
             | Self::NoLabel { .. }
             | Self::PoolNotFound { .. }
             | Self::NotADirectory { .. }
+            | Self::RemovalNotFound { .. }
             | Self::DeviceNotFound { .. } => ErrorCode::NotFound,
             Self::PoolExists { .. } => ErrorCode::Exists,
             Self::ThinPoolInactive { .. } => ErrorCode::Failure,
@@ -88,6 +89,7 @@ impl PoolError {
             | Self::DeviceShort { .. }
             | Self::NotAThinPool { .. }
             | Self::NotOurThinPool { .. }
+            | Self::RemovalAmbiguous { .. }
             | Self::SeveralImages { .. } => ErrorCode::Usage,
             Self::PoolBusy { .. }
             | Self::DeviceInUse { .. }

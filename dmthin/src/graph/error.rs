@@ -7,7 +7,7 @@ use crate::backing::BackingError;
 use crate::dm::DmError;
 use crate::fs::{FsError, Holder};
 use crate::graph::who::told;
-use crate::ids::{ContainerName, DevNo, DmName, PoolName, TransactionId};
+use crate::ids::{ContainerName, DevNo, DmName, PoolName, TransactionId, VolumeId};
 use crate::image::ImageError;
 use crate::ioctl::IoctlError;
 use crate::label::{CopyError, LabelError};
@@ -421,6 +421,20 @@ pub enum PoolError {
         name: String,
         /// What holds them.
         holders: Vec<Holder>,
+    },
+    /// Nothing of that name waits to be removed.
+    #[error("{what} is not in the queue of removals")]
+    RemovalNotFound {
+        /// What was asked for.
+        what: String,
+    },
+    /// Several containers that were called so wait to be removed.
+    #[error("{} containers called {name} are in the queue of removals: volumes {}", volumes.len(), join(volumes))]
+    RemovalAmbiguous {
+        /// What they were called.
+        name: ContainerName,
+        /// Their volumes.
+        volumes: Vec<VolumeId>,
     },
     /// A place to mount that is not there.
     #[error("{} is not a directory", path.display())]

@@ -71,6 +71,14 @@ impl PoolError {
             Self::RemovalHeld { .. } => {
                 "it stays queued; when nobody holds it any more: pool-cli queue run".to_owned()
             }
+            Self::RemovalNotFound { .. } => {
+                "see what is there: pool-cli queue list; what is not there any more is gone"
+                    .to_owned()
+            }
+            Self::RemovalAmbiguous { .. } => {
+                "say which: pool-cli queue list, then pool-cli queue cancel --volume VOLUME"
+                    .to_owned()
+            }
             Self::Metadata { .. }
             | Self::Unformatted { .. }
             | Self::BlockSizeMismatch { .. }

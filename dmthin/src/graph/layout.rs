@@ -9,6 +9,7 @@
 //!     metadata-backup-TIME  the metadata before a repair
 //!     usage        how full it was lately; worth nothing
 //!     locks        byte ranges locked, see crate::graph::locks
+//!     bell         a FIFO that the pool's monitor reads, see crate::graph::monitor
 //!     metadata-snap  while the metadata are read, see crate::graph::reading
 //! ```
 
@@ -68,6 +69,10 @@ impl Layout {
         self.pool_dir(pool).join("usage")
     }
 
+    pub(crate) fn bell(&self, pool: &PoolName) -> PathBuf {
+        self.pool_dir(pool).join("bell")
+    }
+
     pub(crate) fn metadata_snap(&self, pool: &PoolName) -> PathBuf {
         self.pool_dir(pool).join("metadata-snap")
     }
@@ -95,6 +100,7 @@ impl Layout {
             METADATA_FILE,
             "metadata-snap",
             "usage",
+            "bell",
             "catalogue.db",
             "catalogue.db-wal",
             "catalogue.db-shm",

@@ -37,6 +37,14 @@ pub(crate) enum Removal {
     Held(DeviceInfo),
 }
 
+/// The last user of a device that is to go may close it at any time, and then nothing is left to do.
+fn or_gone(result: Result<(), DmError>) -> Result<(), DmError> {
+    match result {
+        Err(DmError::NotFound { .. }) => Ok(()),
+        result => result,
+    }
+}
+
 /// A pool whose device exists.
 #[derive(Debug)]
 pub(crate) struct Live<'a> {
@@ -216,11 +224,6 @@ impl<'a> Live<'a> {
         };
         let dm = self.thin_pool.dm();
         let name = self.pool.internal_name(volume);
-        // The last user may close it at any time, and then there is nothing left to do.
-        let or_gone = |result: Result<(), DmError>| match result {
-            Err(DmError::NotFound { .. }) => Ok(()),
-            result => result,
-        };
         if device.open_count > 0 && device.name != name {
             or_gone(dm.rename(&device.name, &name))?;
         }
@@ -229,6 +232,37 @@ impl<'a> Live<'a> {
             or_gone(dm.deactivate(DevId::Uuid(&uuid), Deferred::Yes).map(drop))?;
         }
         self.pool.volume_device(volume)
+    }
+
+    /// Frees the name of the device of a volume that is `deleting`. One that nobody has open is left to
+    /// the queue as it is, for taking it away waits for grace periods of the kernel's; else as
+    /// [`let_go`](Self::let_go).
+    pub(crate) fn set_aside(&self, volume: &VolumeRecord) -> Result<Option<DeviceInfo>, PoolError> {
+        let Some(device) = self.pool.volume_device(volume)? else {
+            return Ok(None);
+        };
+        if device.open_count > 0 {
+            return self.let_go(volume);
+        }
+        let name = self.pool.internal_name(volume);
+        if device.name != name {
+            or_gone(self.thin_pool.dm().rename(&device.name, &name))?;
+        }
+        Ok(None)
+    }
+
+    /// Makes the device of a volume that was `deleting` a container's again: it stays when its last user
+    /// closes it.
+    pub(crate) fn take_back(&self, volume: &VolumeRecord, name: &DmName) -> Result<(), PoolError> {
+        let Some(device) = self.pool.volume_device(volume)? else {
+            return Ok(());
+        };
+        let dm = self.thin_pool.dm();
+        or_gone(dm.keep(DevId::Dev(device.dev)))?;
+        if device.name != *name {
+            or_gone(dm.rename(&device.name, name))?;
+        }
+        Ok(())
     }
 
     /// Removes a volume that is `deleting`, unless somebody holds its device: then the kernel is
@@ -279,6 +313,7 @@ impl<'a> Live<'a> {
         if !volume.made {
             return Ok(self.pool.catalogue().forget_volume(volume.id)?);
         }
+        self.pool.catalogue().make_removal_final(volume.id)?;
         match self.discard_all(volume, pace) {
             // The id is not in the pool: only the row is left.
             Err(PoolError::Dm(DmError::NoSuchThin { .. })) => {}

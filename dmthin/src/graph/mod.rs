@@ -24,6 +24,7 @@
 
 mod ballast;
 mod base;
+mod cancel;
 mod check;
 mod code;
 mod commit;
@@ -65,6 +66,7 @@ mod trim;
 mod who;
 
 pub use crate::fs::{Holder, MountNs, Pid, Process};
+pub use cancel::Which;
 pub use code::ErrorCode;
 pub use commit::Promised;
 pub use container::CreateContainer;
@@ -76,7 +78,8 @@ pub use guard::UntilGuard;
 pub use host::Host;
 pub use import::ImportSource;
 pub use monitor::{
-    Events, Look, MonitorEvent, MonitorPolicy, NoGrowth, OnFull, OnFullError, PoolMonitor, Space,
+    Bell, Events, Look, MonitorEvent, MonitorPolicy, NoGrowth, OnFull, OnFullError, PoolMonitor,
+    Space,
 };
 pub use moved::Adopted;
 pub use pool::Pool;

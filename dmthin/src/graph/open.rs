@@ -96,6 +96,7 @@ impl Host {
         let samples = self.layout().samples(name);
         remove_path(&samples, false)?;
         remove_path(&samples.with_extension("new"), false)?;
+        remove_path(&self.layout().bell(name), false)?;
         remove_path(&self.layout().metadata_snap(name), false)?;
         Catalogue::delete(self.layout().catalogue(name))?;
         remove_path(&self.layout().locks(name), false)?;

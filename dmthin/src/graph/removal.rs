@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! rm          catalogue: name free, state deleting      (durable: from here it is promised)
-//!  |- free    discard, delete, row gone
+//!  |- free    removal final, discard, delete, row gone; by the monitor where one runs
 //!  `- held    dm: renamed, deferred remove; the kernel takes the device away at its last close
 //!              `- queue run, pool open: free by then? discard in slices, delete, row gone
 //! ```
@@ -21,7 +21,7 @@ use crate::graph::live::{Live, Pace, Removal};
 use crate::graph::pool::Pool;
 use crate::graph::report::{FailedRemoval, QueueReport, QueueRun, QueueState, RemovedContainer};
 use crate::ids::{ContainerName, VolumeId};
-use crate::ioctl::LockGuard;
+use crate::ioctl::{DeviceInfo, LockGuard};
 use crate::store::{RemovalRecord, StoreError, Timestamp, VolumeRecord};
 
 /// The first wait between two looks at what is held.
@@ -36,6 +36,9 @@ const PUT_OFF_MAX: u64 = 600;
 pub enum Removing {
     /// Gives the space back at once; only what somebody holds is left to the queue.
     Now,
+    /// Leaves the slow part to the pool's monitor, which is called; as [`Now`](Self::Now) where there is
+    /// none.
+    Handed,
     /// Leaves the slow part, giving the space back, to the queue.
     Queued,
     /// Waits for whoever holds it, this long or without end, and gives the space back.
@@ -169,8 +172,8 @@ impl Live<'_> {
 }
 
 impl Pool {
-    /// Removes a container. Its name is free when this returns, whatever becomes of its volume;
-    /// there is no way back from there.
+    /// Removes a container. Its name is free when this returns, whatever becomes of its volume. Until
+    /// that begins to be given back, [`cancel_removal`](Self::cancel_removal) makes it a container again.
     ///
     /// # Errors
     /// [`StoreError::ContainerNotFound`]: nothing was changed. [`PoolError::RemovalHeld`] where it
@@ -182,22 +185,23 @@ impl Pool {
     ) -> Result<RemovedContainer, PoolError> {
         let live = self.live()?;
         let (_lock, record) = self.lock_container(name)?;
-        let volume = self.catalogue().begin_deleting(record.volume.id)?;
-        let mut patience = Patience::new(match how {
-            Removing::Wait(limit) => limit,
-            Removing::Now | Removing::Queued => Some(Duration::ZERO),
-        });
-        let device = loop {
-            let done = match how {
-                Removing::Queued => live.let_go(&volume)?.map(Removal::Held),
-                Removing::Now | Removing::Wait(_) => Some(live.remove(&volume, Pace::Full)?),
-            };
-            match done {
-                Some(Removal::Held(_)) if patience.sleep() => {}
-                Some(Removal::Held(device)) => break Some(device),
-                Some(Removal::Done) | None => break None,
-            }
+        let handed = how == Removing::Handed && self.is_monitored();
+        let queued = handed || how == Removing::Queued;
+        let id = record.volume.id;
+        let volume = if queued || live.is_open(&record.volume)? {
+            self.catalogue().queue_removal(id)?
+        } else {
+            // It begins at once, so that the promise and that it is final are one commit.
+            self.catalogue().begin_deleting(id)?
         };
+        let device = if queued {
+            live.set_aside(&volume)?
+        } else {
+            Self::remove_now(&live, &volume, how)?
+        };
+        if handed {
+            self.ring();
+        }
         let holders = device.map_or(Ok(Vec::new()), |device| self.holders(device.dev))?;
         let removed = self.is_forgotten(volume.id)?;
         if !removed && matches!(how, Removing::Wait(_)) {
@@ -211,8 +215,28 @@ impl Pool {
             name: name.clone(),
             volume: volume.id,
             removed,
+            handed,
             holders,
         })
+    }
+
+    /// Removes a volume; gives the device of one that somebody holds for too long.
+    fn remove_now(
+        live: &Live<'_>,
+        volume: &VolumeRecord,
+        how: Removing,
+    ) -> Result<Option<DeviceInfo>, PoolError> {
+        let mut patience = Patience::new(match how {
+            Removing::Wait(limit) => limit,
+            Removing::Now | Removing::Handed | Removing::Queued => Some(Duration::ZERO),
+        });
+        loop {
+            match live.remove(volume, Pace::Full)? {
+                Removal::Held(_) if patience.sleep() => {}
+                Removal::Held(device) => return Ok(Some(device)),
+                Removal::Done => return Ok(None),
+            }
+        }
     }
 
     fn is_forgotten(&self, id: VolumeId) -> Result<bool, PoolError> {
@@ -274,6 +298,7 @@ impl Pool {
                 since: removal.since.to_unix(),
                 attempts: removal.attempts,
                 next_try: removal.next_try.to_unix(),
+                is_final: removal.is_final,
                 devno: device.map(|device| device.dev),
                 holders,
             });

@@ -473,6 +473,8 @@ pub struct RemovedContainer {
     pub volume: VolumeId,
     /// Whether the volume is gone, its space given back; else it is queued.
     pub removed: bool,
+    /// Whether the pool's monitor was called to give its space back.
+    pub handed: bool,
     /// What holds the volume.
     pub holders: Vec<Holder>,
 }
@@ -526,6 +528,9 @@ pub struct QueueReport {
     pub attempts: u64,
     /// When the next one is due, in seconds since 1970.
     pub next_try: u64,
+    /// Whether some of it may be gone, so that it cannot be taken back.
+    #[serde(rename = "final")]
+    pub is_final: bool,
     /// Its device's number, while it has one.
     pub devno: Option<DevNo>,
     /// What holds it.

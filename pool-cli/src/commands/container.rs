@@ -15,7 +15,7 @@ use crate::commands::plan;
 use crate::commands::queue;
 use crate::commands::trim;
 use crate::commands::who::{self, WHO_HELP};
-use crate::output::{fields, lines, list, or_dash, record, short};
+use crate::output::{Output, fields, lines, list, or_dash, record, short};
 use crate::time::utc;
 
 /// What can be done with containers.
@@ -105,9 +105,11 @@ Examples:
     #[command(
         name = "rm",
         after_help = "\
-Its name is free at once, and there is no way back. Where it is mounted or its device is open, in
-whatever mount namespace, its volume is queued: the kernel takes the device away when it is let go,
-and `queue run` gives the space back then. Else the space is back when the command ends.
+Its name is free at once. Where it is mounted or its device is open, in whatever mount namespace, its
+volume is queued: the kernel takes the device away when it is let go, and the monitor or `queue run`
+gives the space back then; until it is let go, `queue cancel` takes the removal back. Else a monitor, if
+one looks after the pool, gives the space back after the command has ended, and the command itself does
+where there is none; with --wait the space is back when it ends.
 
 Prints: the container's name. That it is queued, and who holds it, goes to stderr. With --dry-run it
 prints what would go, `name`, `volume` or `device` and which, and `bytes` that come back to the pool
@@ -168,10 +170,10 @@ pub(crate) struct TrimArgs {
 pub(crate) struct RemoveArgs {
     /// Name of the container
     name: ContainerName,
-    /// Wait until nobody holds it and its space is back, at most this long [default: no limit]
+    /// Wait until nobody holds it and its space is back, for so long at most [default: no limit]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
     wait: Option<Option<u64>>,
-    /// Leave giving the space back to `queue run`
+    /// Leave giving the space back to the monitor or `queue run`
     #[arg(long, conflicts_with = "wait")]
     queue: bool,
     /// Show what would go and what would come back, but change nothing
@@ -211,12 +213,7 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
     match command {
         ContainerCommand::Create(CreateArgs { image, name, size }) => {
             let container = pool.create_container(&CreateContainer { image, name, size })?;
-            let body = OneContainer {
-                container: &container,
-            };
-            out.done(&body, || {
-                record([container.name.to_string(), node(&container)])
-            })
+            show_device(out, &container)
         }
         ContainerCommand::List(list) => {
             let containers = pool.containers()?;
@@ -291,14 +288,14 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
             let how = match wait {
                 Some(limit) => Removing::Wait(limit.map(Duration::from_secs)),
                 None if queue => Removing::Queued,
-                None => Removing::Now,
+                None => Removing::Handed,
             };
             let gone = pool.remove_container(&name, how)?;
             if !gone.removed {
-                let why = if gone.holders.is_empty() && queue {
-                    "waits for `pool-cli queue run`".to_owned()
-                } else {
-                    queue::told(&gone.holders)
+                let why = match gone.holders.as_slice() {
+                    [] if gone.handed => "the monitor gives its space back".to_owned(),
+                    [] if queue => "waits for `pool-cli queue run`".to_owned(),
+                    holders => queue::told(holders),
                 };
                 out.note(&format!(
                     "container {name} is removed; its volume is queued, {why}"
@@ -307,6 +304,13 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
             out.done(&gone, || record([name.to_string()]))
         }
     }
+}
+
+/// Tells which device a container has.
+pub(crate) fn show_device(out: &Output, container: &ContainerReport) -> anyhow::Result<()> {
+    out.done(&OneContainer { container }, || {
+        record([container.name.to_string(), node(container)])
+    })
 }
 
 fn node(container: &ContainerReport) -> String {

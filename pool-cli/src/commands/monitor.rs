@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dmthin::graph::{
-    Look, MonitorEvent, MonitorPolicy, OnFull, PoolError, PoolMonitor, QueueRound, QueueRun,
+    Bell, Look, MonitorEvent, MonitorPolicy, OnFull, PoolError, PoolMonitor, QueueRound, QueueRun,
 };
 use dmthin::ids::PoolName;
 use dmthin::units::{Bytes, GrowthPercent, Percent};
@@ -164,6 +164,8 @@ impl Event {
 /// One pool that is looked after.
 struct Charge {
     monitor: PoolMonitor,
+    /// While we have it, removals leave the slow part to us.
+    bell: Option<Bell>,
     queue: Option<JoinHandle<Result<QueueRun, PoolError>>>,
 }
 
@@ -219,7 +221,16 @@ impl Charges<'_> {
         if !self.charges.contains_key(name) {
             let pool = Arc::new(self.context.host.pool(name)?);
             let policy = self.args.policy(&self.context.settings.monitor(name));
+            let bell = match pool.bell() {
+                Ok(bell) => Some(bell),
+                // All else goes on without it.
+                Err(error) => {
+                    tracing::warn!(pool = %name, %error, "removals cannot call the monitor");
+                    None
+                }
+            };
             let charge = Charge {
+                bell,
                 monitor: PoolMonitor::new(pool, policy),
                 queue: None,
             };
@@ -265,6 +276,11 @@ impl Charges<'_> {
             }
         }
         Ok((all, next))
+    }
+
+    fn bells(&self) -> Vec<&Bell> {
+        let charges = self.charges.values();
+        charges.filter_map(|charge| charge.bell.as_ref()).collect()
     }
 
     /// The open pools as metrics tell them.
@@ -332,7 +348,7 @@ pub(crate) fn run(context: &Context, args: &MonitorArgs) -> anyhow::Result<()> {
         }
         notify.tell("WATCHDOG=1");
         let limit = patience.map_or(next, |patience| next.min(patience));
-        events.sleep(limit)?;
+        events.sleep(limit, &charges.bells())?;
         thread::sleep(BURST.saturating_sub(started.elapsed()));
     }
 }

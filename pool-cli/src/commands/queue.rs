@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dmthin::graph::{Holder, QueueReport, QueueRound, QueueRun, QueueState};
+use dmthin::graph::{Holder, QueueReport, QueueRound, QueueRun, QueueState, Which};
+use dmthin::ids::{ContainerName, VolumeId};
 use serde::Serialize;
 
 use crate::args::Context;
 use crate::columns::{Cell, Column, ListArgs, more, shown};
-use crate::commands::plan;
+use crate::commands::{container, plan};
 use crate::output::{lines, list, record};
 
 /// What can be done with the queue of removals.
@@ -20,8 +21,6 @@ STATE is `held` while somebody has the device open, `waiting` when the next `que
 it, `deleting` while a command does. MAPPED is known while there is a device; it counts what is
 shared with the image. TRIES are those that found it held or failed. With -q only volumes are
 printed.
-
-A removal cannot be cancelled: once `container rm` has returned, the name may be another's.
 
 Examples:
   pool-cli queue list
@@ -44,6 +43,32 @@ Examples:
   pool-cli queue run --wait=60
   pool-cli queue run --due --quiet         # from a timer")]
     Run(RunArgs),
+    /// Take a removal back: what was removed is a container again
+    #[command(after_help = "\
+Possible as long as somebody holds it, or nothing has begun to give its space back; `queue list -o
++final` says so. Who holds it notices nothing. Where another container has the name by now, give a
+new one with --name.
+
+Prints: the container's name and its device, with a tab between them.
+
+Examples:
+  pool-cli queue cancel web
+  pool-cli queue cancel --volume 9 --name web2")]
+    Cancel(CancelArgs),
+}
+
+/// Options of `queue cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    /// What the container was called
+    #[arg(value_name = "NAME", required_unless_present = "volume")]
+    was: Option<ContainerName>,
+    /// Its volume, as `queue list` has it
+    #[arg(long, value_name = "VOLUME", conflicts_with = "was")]
+    volume: Option<u64>,
+    /// What it is to be called [default: as it was]
+    #[arg(long, value_name = "NAME")]
+    name: Option<ContainerName>,
 }
 
 /// Options of `queue run`.
@@ -106,6 +131,15 @@ pub(crate) fn run(context: &Context, command: QueueCommand) -> anyhow::Result<()
                 None => Ok(()),
             }
         }
+        QueueCommand::Cancel(CancelArgs { was, volume, name }) => {
+            let which = match (was, volume) {
+                (Some(was), _) => Which::Name(was),
+                // clap wants one of them.
+                (None, volume) => Which::Volume(VolumeId::new(volume.unwrap_or_default())),
+            };
+            let container = pool.cancel_removal(&which, name.as_ref())?;
+            container::show_device(out, &container)
+        }
     }
 }
 
@@ -137,6 +171,9 @@ const COLUMNS: &[Column<QueueReport>] = &[
     shown("held-by", |r| Cell::text(list(&r.holders))),
     more("kind", |r| Cell::text(r.kind)),
     more("next-try", |r| Cell::moment(r.next_try)),
+    more("final", |r| {
+        Cell::text(if r.is_final { "yes" } else { "no" })
+    }),
     more("thin-id", |r| Cell::number(r.thin_id.get().into())),
 ];
 
@@ -153,7 +190,7 @@ fn run_lines(run: &QueueRun) -> String {
 
 #[cfg(test)]
 mod tests {
-    use dmthin::ids::{ContainerName, DevNo, ThinId, VolumeId, VolumeKind};
+    use dmthin::ids::{DevNo, ThinId, VolumeKind};
     use dmthin::units::Bytes;
 
     use super::*;
@@ -174,6 +211,7 @@ mod tests {
             since: 951_782_400,
             attempts: 2,
             next_try: 951_782_404,
+            is_final: !held,
             devno: held.then(|| DevNo::new(253, 3)),
             holders: if held {
                 vec![Holder::Loop {

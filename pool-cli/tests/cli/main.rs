@@ -246,6 +246,7 @@ conformance! {
     queue: "queue", "", Noun;
     queue_list: "queue list", "", InPool;
     queue_run: "queue run", "", InPool;
+    queue_cancel: "queue cancel", "web", InPool;
     who: "who", "web", InPool;
     monitor: "monitor", "", InPool;
     config_noun: "config", "", Noun;

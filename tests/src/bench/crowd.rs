@@ -1,5 +1,7 @@
 //! Containers made and removed by many at once.
 
+#![allow(clippy::arithmetic_side_effects, reason = "small numbers")]
+
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};

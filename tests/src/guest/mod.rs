@@ -6,6 +6,7 @@
 //! `thin_check`, and nothing of ours may be left in the kernel.
 
 mod build;
+mod cancel;
 mod check;
 mod containers;
 mod devices;
@@ -36,6 +37,7 @@ const SHORT: &[&[Test]] = &[
     containers::TESTS,
     growth::TESTS,
     removal::TESTS,
+    cancel::TESTS,
     images::TESTS,
     hostile::TESTS,
     devices::TESTS,

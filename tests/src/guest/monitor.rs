@@ -33,13 +33,13 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// A monitor that runs until this goes.
-struct Monitor {
+pub(super) struct Monitor {
     child: Child,
     log: PathBuf,
 }
 
 impl Monitor {
-    fn start(ctx: &Ctx, args: &[&str]) -> Result<Self> {
+    pub(super) fn start(ctx: &Ctx, args: &[&str]) -> Result<Self> {
         Self::start_with(ctx, args, |_| {})
     }
 

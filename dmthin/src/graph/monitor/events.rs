@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use crate::dm::{EventWaiter, PoolMode};
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
+use crate::graph::monitor::bell::Bell;
 use crate::ioctl::DEV_MAPPER;
 use crate::units::Bytes;
 
@@ -49,12 +51,18 @@ impl Events {
         Ok(self.waiter.arm()?)
     }
 
-    /// Sleeps until something happened since [`arm`](Self::arm): true; or until `limit` is over.
+    /// Sleeps until something happened since [`arm`](Self::arm) or a bell was rung: true; or until
+    /// `limit` is over.
     ///
     /// # Errors
     /// [`PoolError::Dm`].
-    pub fn sleep(&self, limit: Duration) -> Result<bool, PoolError> {
-        Ok(self.waiter.poll(limit)?)
+    pub fn sleep(&self, limit: Duration, bells: &[&Bell]) -> Result<bool, PoolError> {
+        let others: Vec<_> = bells.iter().map(|bell| bell.as_fd()).collect();
+        let woken = self.waiter.poll(limit, &others)?;
+        for bell in bells {
+            bell.hush();
+        }
+        Ok(woken)
     }
 }
 

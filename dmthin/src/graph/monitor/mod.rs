@@ -9,11 +9,13 @@
 //! (`dm-thin-metadata.c:calc_metadata_threshold`). So the mark is put where the pool is to be grown,
 //! and metadata that are used up fast are looked at more often.
 
+mod bell;
 mod events;
 mod policy;
 mod pool;
 mod samples;
 
+pub use bell::Bell;
 pub use events::{Events, MonitorEvent, NoGrowth, Space};
 pub use policy::{MonitorPolicy, OnFull, OnFullError};
 pub use pool::{Look, PoolMonitor};
