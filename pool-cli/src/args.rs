@@ -25,6 +25,7 @@ use crate::commands::man::ManArgs;
 use crate::commands::monitor::{MONITOR_HELP, MonitorArgs};
 use crate::commands::pool::PoolCommand;
 use crate::commands::queue::QueueCommand;
+use crate::commands::trim::{TRIM_HELP, TrimArgs};
 use crate::commands::who::WHO_HELP;
 use crate::config::{self, ConfigError, Given, Origin, Settings};
 use crate::output::Output;
@@ -218,6 +219,9 @@ pub(crate) enum Command {
     /// Show who holds a container open or mounted
     #[command(after_help = WHO_HELP)]
     Who(ContainerArgs),
+    /// Give back what the file systems of containers do not use
+    #[command(after_help = TRIM_HELP)]
+    Trim(TrimArgs),
     /// Look after pools: grow them, run removals, act before they are full
     #[command(after_help = MONITOR_HELP)]
     Monitor(MonitorArgs),

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use crate::args::{Cli, Command};
 use crate::commands::{
     base, check, completions, config as settings, container, device, df, doctor, explain, image,
-    man, monitor, pool, queue, who,
+    man, monitor, pool, queue, trim, who,
 };
 use crate::config::Settings;
 
@@ -50,6 +50,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Device(command) => device::run(&context, command),
         Command::Queue(command) => queue::run(&context, command),
         Command::Who(args) => who::run(&context, &args.name),
+        Command::Trim(args) => trim::run(&context, args),
         Command::Monitor(args) => monitor::run(&context, &args),
         Command::Config(command) => settings::run(&context, command),
         Command::Df(list) => df::run(&context, &list),

@@ -33,6 +33,8 @@ pub struct GrowPool {
     pub data: Option<NewSize>,
     /// Size of its metadata.
     pub metadata: Option<NewSize>,
+    /// Whether volumes of LVM that are too short for that are extended first, by LVM's tool.
+    pub lvextend: bool,
 }
 
 /// How a pool is to deal with want of space. What is left out stays.
@@ -119,8 +121,8 @@ impl Pool {
         // Both are looked at before either is touched.
         let (new_data, new_metadata) =
             (data.new_size(grow.data)?, metadata.new_size(grow.metadata)?);
-        let data = self.lengthen(&record, &data, new_data)?;
-        let metadata = self.lengthen(&record, &metadata, new_metadata)?;
+        let data = self.lengthen(&record, &data, new_data, grow.lvextend)?;
+        let metadata = self.lengthen(&record, &metadata, new_metadata, grow.lvextend)?;
         let record = if (data, metadata) == (record.data_size, record.metadata_size) {
             record
         } else {
@@ -138,6 +140,7 @@ impl Pool {
         record: &PoolRecord,
         half: &Half<'_>,
         asked: Option<Bytes>,
+        lvextend: bool,
     ) -> Result<Bytes, PoolError> {
         let found = match half.backing {
             BackingRecord::File { .. } => {
@@ -145,7 +148,20 @@ impl Pool {
                 SparseFile::open(&self.backing_path(half.backing))?.lengthen(size)?;
                 return Ok(size);
             }
-            BackingRecord::Device { .. } => self.attach(record, half.half)?.size(),
+            BackingRecord::Device { .. } => {
+                let found = self.attach(record, half.half)?.size();
+                match asked {
+                    Some(asked) if asked > found && lvextend => {
+                        let found = self.lvextend(record, half.half, asked)?;
+                        if found >= asked {
+                            // LVM's extents are larger than our blocks: what it rounded up to is the pool's.
+                            return Ok(found);
+                        }
+                        found
+                    }
+                    _ => found,
+                }
+            }
             BackingRecord::Part { .. } => self.room_of_part(record, half.half)?,
             BackingRecord::ThinPool(_) => half.now,
         };

@@ -48,6 +48,7 @@ mod inside;
 mod layout;
 mod live;
 mod locks;
+mod lvm;
 mod monitor;
 mod moved;
 mod open;

@@ -13,7 +13,7 @@ use crate::args::{Context, new_size, size};
 use crate::columns::{Cell, Column, ListArgs, more, shown};
 use crate::commands::plan;
 use crate::commands::queue;
-use crate::commands::trim;
+use crate::commands::trim::{self, TRIM_HELP, TrimArgs};
 use crate::commands::who::{self, WHO_HELP};
 use crate::output::{Output, fields, lines, list, or_dash, record, short};
 use crate::time::utc;
@@ -85,18 +85,7 @@ Example:
     )]
     Unmount(ContainerArgs),
     /// Give back what a container's file system does not use
-    #[command(after_help = "\
-As fstrim does, for a container that is mounted and for one that is not: that one is mounted for the
-time where nobody sees it. Needed after it was mounted without `discard`, as by a virtual machine.
-A block of the pool goes back only when all of it is unused, so more may be trimmed than comes back.
-
-Prints: the container's name and how much was trimmed, with a tab between them, one a line. One that
-fails does not stop the others; the command ends with its exit code. One whose device a virtual
-machine has open is left to that, with a dash; named alone it is refused with exit code 5.
-
-Examples:
-  pool-cli container trim web
-  pool-cli container trim --all --json | jq .trimmed")]
+    #[command(after_help = TRIM_HELP)]
     Trim(TrimArgs),
     /// Show who holds a container open or mounted
     #[command(after_help = WHO_HELP)]
@@ -152,17 +141,6 @@ pub(crate) struct GrowArgs {
 pub(crate) struct ContainerArgs {
     /// Name of the container
     pub(crate) name: ContainerName,
-}
-
-/// Options of `container trim`.
-#[derive(Debug, Args)]
-pub(crate) struct TrimArgs {
-    /// Name of the container
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    name: Option<ContainerName>,
-    /// Trim every container of the pool
-    #[arg(long)]
-    all: bool,
 }
 
 /// Options of `container rm`.
@@ -275,7 +253,7 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
                 lines(unmounted.iter().map(|dir| dir.display().to_string()))
             })
         }
-        ContainerCommand::Trim(TrimArgs { name, all: _ }) => trim::run(context, &pool, name),
+        ContainerCommand::Trim(args) => trim::run(context, args),
         ContainerCommand::Who(ContainerArgs { name }) => who::run(context, &name),
         ContainerCommand::Remove(RemoveArgs {
             name,

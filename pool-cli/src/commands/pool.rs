@@ -95,15 +95,16 @@ Examples:
     Open(OpenArgs),
     /// Make a pool larger while it is in use
     #[command(after_help = "\
-Sizes are new sizes, or with a + what is to be added. Sparse files are made longer; a block device or
-LVM volume must have been made larger before, and is taken as large as it is if no size is given.
-Nothing shrinks. What was cut in the middle, the next `pool open` ends.
+Sizes are new sizes, or with a + what is to be added. Sparse files are made longer; a block device must
+have been made larger before, and is taken as large as it is if no size is given. LVM volumes are
+extended by lvextend first, with --lvextend or where the settings allow it. Nothing shrinks. What was cut in the middle, the next `pool open` ends.
 
 Prints: NAME, the size of its data and of its metadata, with tabs between them.
 
 Examples:
   pool-cli pool grow --data +50G
   pool-cli pool grow tank --data 200G --metadata +1G
+  pool-cli pool grow fast --data +50G --lvextend
   lvextend -L +50G vg/data && pool-cli pool grow fast")]
     Grow(GrowArgs),
     /// Set how a pool deals with want of space
@@ -207,6 +208,9 @@ pub(crate) struct GrowArgs {
     /// Size of its metadata, or + and how much is to be added
     #[arg(long, value_name = "SIZE", value_parser = new_size)]
     metadata: Option<NewSize>,
+    /// Extend LVM volumes that are too short for that, by lvextend [default: as the settings say]
+    #[arg(long)]
+    lvextend: bool,
 }
 
 /// Options of `pool set`.
@@ -343,7 +347,7 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
             }
         }
         PoolCommand::Trim(StatusArgs { name }) => {
-            trim::run(context, &context.pool(name.as_ref())?, None)
+            trim::trim(context, &context.pool(name.as_ref())?, None)
         }
         PoolCommand::Open(OpenArgs { name, device }) => {
             let (change, pool, adopted) = match (device, name) {
@@ -371,9 +375,15 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
             name,
             data,
             metadata,
+            lvextend,
         }) => {
             let pool = context.pool(name.as_ref())?;
-            let (change, pool) = pool.grow(&GrowPool { data, metadata })?;
+            let lvextend = lvextend || context.settings.monitor(pool.name()).lvextend;
+            let (change, pool) = pool.grow(&GrowPool {
+                data,
+                metadata,
+                lvextend,
+            })?;
             if change == Change::Unchanged {
                 out.note(&format!("pool {} was that large already", pool.name));
             }

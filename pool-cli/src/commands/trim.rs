@@ -1,5 +1,6 @@
-//! `pool-cli container trim` and `pool-cli pool trim`.
+//! `pool-cli trim`, `container trim` and `pool trim`.
 
+use clap::Args;
 use dmthin::graph::{Pool, TrimReport};
 use dmthin::ids::ContainerName;
 use serde::Serialize;
@@ -7,13 +8,42 @@ use serde::Serialize;
 use crate::args::Context;
 use crate::output::{or_dash, record};
 
+pub(crate) const TRIM_HELP: &str = "\
+As fstrim does, for a container that is mounted and for one that is not: that one is mounted for the
+time where nobody sees it. Needed after it was mounted without `discard`, as by a virtual machine.
+A block of the pool goes back only when all of it is unused, so more may be trimmed than comes back.
+
+Prints: the container's name and how much was trimmed, with a tab between them, one a line. One that
+fails does not stop the others; the command ends with its exit code. One whose device a virtual
+machine has open is left to that, with a dash; named alone it is refused with exit code 5.
+
+Examples:
+  pool-cli trim web
+  pool-cli trim --all --json | jq .trimmed";
+
+/// Options of `trim`.
+#[derive(Debug, Args)]
+pub(crate) struct TrimArgs {
+    /// Name of the container
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    name: Option<ContainerName>,
+    /// Trim every container of the pool
+    #[arg(long)]
+    all: bool,
+}
+
 #[derive(Debug, Serialize)]
 struct Trimmed<'a> {
     trimmed: &'a [TrimReport],
 }
 
 /// Trims one container, or all of a pool's.
-pub(crate) fn run(
+pub(crate) fn run(context: &Context, args: TrimArgs) -> anyhow::Result<()> {
+    trim(context, &context.pool(None)?, args.name)
+}
+
+/// The same in a pool that was found.
+pub(crate) fn trim(
     context: &Context,
     pool: &Pool,
     name: Option<ContainerName>,

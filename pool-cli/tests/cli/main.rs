@@ -248,6 +248,7 @@ conformance! {
     queue_run: "queue run", "", InPool;
     queue_cancel: "queue cancel", "web", InPool;
     who: "who", "web", InPool;
+    trim: "trim", "web", InPool;
     monitor: "monitor", "", InPool;
     config_noun: "config", "", Noun;
     config_show: "config show", "", Free;

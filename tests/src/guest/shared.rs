@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::disks::{check_disk, detach, elsewhere, fill, is_whole, number, status};
-use super::harness::{Ctx, Test, block_device, witness};
+use super::harness::{Ctx, Test, block_device, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
     ("lvm_volumes_carry_a_pool_and_grow", on_lvm_volumes),
+    ("lvm_volumes_are_extended_where_allowed", extended),
     ("existing_pool_of_lvm_is_shared_and_left_alone", in_lvm_pool),
     (
         "existing_pool_of_dmsetup_is_shared_and_left_alone",
@@ -73,6 +74,42 @@ fn on_lvm_volumes(ctx: &Ctx) -> Result<()> {
         is_whole(ctx, "web")?;
         ctx.ok(&["pool", "destroy", "tank"])?;
     }
+    remove_group(&pv)
+}
+
+/// `pool grow` makes LVM's volumes larger only at the user's word, and takes all that they have then.
+fn extended(ctx: &Ctx) -> Result<()> {
+    let pv = volume_group(ctx, 1024)?;
+    for (name, size) in [("data", "256M"), ("meta", "16M")] {
+        witness("lvcreate", &["-qy", "-Wn", "-L", size, "-n", name, "vg"])?;
+    }
+    let create = ["pool", "create", "tank", "--base-size", "256M"];
+    let pair = ["--data", "/dev/vg/data", "--metadata", "/dev/vg/meta"];
+    ctx.ok(&[&create[..], &pair].concat())?;
+    let sizes = || -> Result<[u64; 2]> {
+        let pool = status(ctx)?;
+        Ok([
+            number(&pool["live"]["data"]["total"])? >> 20,
+            number(&pool["live"]["metadata"]["total"])? >> 20,
+        ])
+    };
+    ctx.fails(&["pool", "grow", "--data", "+100M"], 2, "lvextend")?;
+    ensure!(sizes()? == [256, 16] && lvs("lv_size", "vg/data")? == "256.00m");
+    // LVM rounds up to its extents of 4 MiB.
+    let more = ["--data", "+98M", "--metadata", "+4M"];
+    ctx.ok(&[&["pool", "grow", "--lvextend"][..], &more].concat())?;
+    ensure!(sizes()? == [356, 20], "{:?}", sizes()?);
+    ensure!(lvs("lv_size", "vg/data")? == "356.00m" && lvs("lv_size", "vg/meta")? == "20.00m");
+    // More than the group has: nothing is changed.
+    let too_much = ["pool", "grow", "--lvextend", "--data", "+2G"];
+    ctx.fails(&too_much, 1, "lvextend")?;
+    ensure!(sizes()? == [356, 20] && lvs("lv_size", "vg/data")? == "356.00m");
+    // What the settings allow need not be said.
+    let settings = ctx.dir.join("config.toml");
+    fs::write(&settings, "[monitor]\nlvextend = true\n")?;
+    ctx.ok(&["--config", text(&settings), "pool", "grow", "--data", "+4M"])?;
+    ensure!(sizes()? == [360, 20], "{:?}", sizes()?);
+    ctx.ok(&["pool", "destroy", "tank"])?;
     remove_group(&pv)
 }
 

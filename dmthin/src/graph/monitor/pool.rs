@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backing::{self, SparseFile};
-use crate::dm::{PartKind, PoolMode, PoolStatus, WorkingPool};
-use crate::fs::Tool;
+use crate::dm::{PoolMode, PoolStatus, WorkingPool};
 use crate::graph::error::PoolError;
 use crate::graph::grow::{GrowPool, SetPool};
 use crate::graph::guard::{data_space, host_least, metadata_space};
@@ -17,7 +16,6 @@ use crate::graph::monitor::{
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::report::Usage;
-use crate::ioctl::DevId;
 use crate::store::{BackingRecord, PoolRecord, PoolState, StoreError, Timestamp, WhenFull};
 use crate::units::{BlockSize, Bytes, NewSize, Percent};
 
@@ -27,11 +25,6 @@ const SOONEST: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 /// The samples are written this often at the most.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
-/// What has LVM's volumes grow.
-const LVEXTEND: Tool = Tool {
-    name: "lvextend",
-    package: "lvm2",
-};
 
 /// What a look came to.
 #[derive(Debug)]
@@ -338,15 +331,14 @@ impl PoolMonitor {
         if size > room.size {
             return Ok(size);
         }
-        let path = self.pool.backing_path(room.backing);
-        if self.policy.lvextend && self.is_lvm(room.space)? {
-            let args = ["-q", "-L", &format!("{}b", to.get())].map(str::to_owned);
-            LVEXTEND.run(&args, &path).map_err(PoolError::from)?;
-            let size = self.grown(room, None)?;
-            if size > room.size {
-                return Ok(size);
+        if self.policy.lvextend {
+            match self.grown(room, Some(to)) {
+                // It is no volume of LVM's.
+                Err(NoGrowth::Failed(PoolError::DeviceShort { .. })) => {}
+                result => return result,
             }
         }
+        let path = self.pool.backing_path(room.backing);
         let size = room.size;
         Err(NoGrowth::Device { path, size })
     }
@@ -354,7 +346,10 @@ impl PoolMonitor {
     /// `pool grow` for one space; its size then.
     fn grown(&self, room: &Room<'_>, to: Option<Bytes>) -> Result<Bytes, NoGrowth> {
         let to = to.map(NewSize::To);
-        let mut grow = GrowPool::default();
+        let mut grow = GrowPool {
+            lvextend: self.policy.lvextend,
+            ..GrowPool::default()
+        };
         match room.space {
             Space::Data => grow.data = to,
             Space::Metadata => grow.metadata = to,
@@ -364,21 +359,6 @@ impl PoolMonitor {
             Space::Data => report.data.size,
             Space::Metadata => report.metadata.size,
         })
-    }
-
-    /// Whether LVM made the device (`lib/activate/dev_manager.c` of lvm2: its uuids begin so).
-    fn is_lvm(&self, space: Space) -> Result<bool, PoolError> {
-        let half = match space {
-            Space::Data => PartKind::Data,
-            Space::Metadata => PartKind::Metadata,
-        };
-        let dev = self.pool.attach(&self.pool.record()?, half)?.dev();
-        let device = self.pool.host().dm()?.find(DevId::Dev(dev));
-        Ok(device.ok().flatten().is_some_and(|device| {
-            device
-                .uuid
-                .is_some_and(|uuid| uuid.as_str().starts_with("LVM-"))
-        }))
     }
 
     /// What is left to do for a pool that is nearly full and has not been grown.
