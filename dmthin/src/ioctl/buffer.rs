@@ -277,7 +277,7 @@ pub(super) struct View(Vec<u8>);
 
 impl View {
     /// A view on given bytes.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }

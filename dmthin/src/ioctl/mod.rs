@@ -12,6 +12,8 @@ mod buffer;
 mod control;
 mod error;
 mod fsctl;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lock;
 mod loopdev;
 mod node;
