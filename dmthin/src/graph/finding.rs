@@ -45,6 +45,24 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
+    /// All of them that a pool can have.
+    pub(crate) const OF_POOL: &[Self] = &[
+        Self::HalfMadePool,
+        Self::Unpaired,
+        Self::Husk,
+        Self::StrayDevice,
+        Self::Suspended,
+        Self::HalfMade,
+        Self::QueuedRemoval,
+        Self::HeldRemoval,
+        Self::LayerOfNoImage,
+        Self::UnknownThin,
+        Self::MissingThin,
+        Self::MissingDevice,
+        Self::StrayLoop,
+        Self::StrayNode,
+    ];
+
     /// The word for it, as in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

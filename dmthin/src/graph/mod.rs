@@ -62,6 +62,7 @@ mod report;
 mod status;
 mod survey;
 mod trim;
+mod volumes;
 mod who;
 
 pub use crate::fs::{Holder, MountNs, Pid, Process};
@@ -76,7 +77,8 @@ pub use guard::UntilGuard;
 pub use host::Host;
 pub use import::ImportSource;
 pub use monitor::{
-    Events, Look, MonitorEvent, MonitorPolicy, NoGrowth, OnFull, OnFullError, PoolMonitor, Space,
+    Events, Look, Measure, Measured, MonitorEvent, MonitorOp, MonitorPolicy, NoGrowth, OnFull,
+    OnFullError, Operation, PoolMonitor, Space,
 };
 pub use moved::Adopted;
 pub use pool::Pool;
@@ -89,3 +91,4 @@ pub use report::{
     QueueRun, QueueState, RemovedContainer, RemovedImage, RepairReport, Repaired, TimeToFull,
     TrimReport, Usage, Verdict, VolumeCheck, WhoReport,
 };
+pub use volumes::VolumeUsage;

@@ -363,13 +363,13 @@ fn container_fields(container: &ContainerReport) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use dmthin::ids::{DevNo, Digest, FsType, ThinId, VolumeId};
     use dmthin::store::VolumeState;
 
     use super::*;
 
-    fn container(active: bool) -> ContainerReport {
+    pub(crate) fn container(active: bool) -> ContainerReport {
         ContainerReport {
             name: ContainerName::new("web").unwrap(),
             image: "debian:12".to_owned(),

@@ -16,6 +16,7 @@ mod harness;
 mod host;
 mod hostile;
 mod images;
+mod metrics;
 mod monitor;
 mod pairing;
 mod pools;
@@ -43,6 +44,7 @@ const SHORT: &[&[Test]] = &[
 
 /// Those that fill pools, wait for time limits or take many volumes.
 const LONG: &[&[Test]] = &[
+    metrics::TESTS,
     monitor::TESTS,
     check::TESTS,
     dry_run::TESTS,

@@ -33,13 +33,13 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// A monitor that runs until this goes.
-struct Monitor {
-    child: Child,
+pub(super) struct Monitor {
+    pub(super) child: Child,
     log: PathBuf,
 }
 
 impl Monitor {
-    fn start(ctx: &Ctx, args: &[&str]) -> Result<Self> {
+    pub(super) fn start(ctx: &Ctx, args: &[&str]) -> Result<Self> {
         Self::start_with(ctx, args, |_| {})
     }
 
@@ -71,7 +71,7 @@ impl Monitor {
     }
 
     /// Waits until it tells of something.
-    fn wait_for(&mut self, word: &str, seconds: u64) -> Result<Value> {
+    pub(super) fn wait_for(&mut self, word: &str, seconds: u64) -> Result<Value> {
         let started = Instant::now();
         loop {
             if let Some(event) = self.told(word)?.pop() {
@@ -216,7 +216,7 @@ fn killed(ctx: &Ctx) -> Result<()> {
 }
 
 /// How often a process gave the processor up of its own accord: it woke up so often.
-fn wake_ups(pid: u32) -> Result<u64> {
+pub(super) fn wake_ups(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()

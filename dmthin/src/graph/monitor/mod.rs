@@ -10,11 +10,16 @@
 //! and metadata that are used up fast are looked at more often.
 
 mod events;
+mod growth;
+mod measure;
+mod operation;
 mod policy;
 mod pool;
 mod samples;
 
 pub use events::{Events, MonitorEvent, NoGrowth, Space};
+pub use measure::{Measure, Measured};
+pub use operation::{MonitorOp, Operation};
 pub use policy::{MonitorPolicy, OnFull, OnFullError};
 pub use pool::{Look, PoolMonitor};
 pub(crate) use samples::{Sample, Samples};

@@ -3,23 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backing::{self, SparseFile};
-use crate::dm::{PartKind, PoolMode, PoolStatus, WorkingPool};
-use crate::fs::Tool;
+use crate::dm::{PoolMode, PoolStatus, WorkingPool};
 use crate::graph::error::PoolError;
-use crate::graph::grow::{GrowPool, SetPool};
-use crate::graph::guard::{data_space, host_least, metadata_space};
+use crate::graph::grow::SetPool;
+use crate::graph::guard::{data_space, metadata_space};
 use crate::graph::live::Live;
+use crate::graph::monitor::growth::Room;
+use crate::graph::monitor::measure::Due;
 use crate::graph::monitor::policy::step;
 use crate::graph::monitor::{
-    MonitorEvent, MonitorPolicy, NoGrowth, OnFull, Sample, Samples, Space,
+    Measure, MonitorEvent, MonitorOp, MonitorPolicy, NoGrowth, OnFull, Operation, Sample, Samples,
+    Space,
 };
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::report::Usage;
-use crate::ioctl::DevId;
-use crate::store::{BackingRecord, PoolRecord, PoolState, StoreError, Timestamp, WhenFull};
-use crate::units::{BlockSize, Bytes, NewSize, Percent};
+use crate::store::{PoolRecord, PoolState, StoreError, Timestamp, WhenFull};
 
 /// The shortest time between two looks that were not asked for by an event.
 const SOONEST: Duration = Duration::from_secs(1);
@@ -27,12 +26,6 @@ const SOONEST: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 /// The samples are written this often at the most.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
-/// What has LVM's volumes grow.
-const LVEXTEND: Tool = Tool {
-    name: "lvextend",
-    package: "lvm2",
-};
-
 /// What a look came to.
 #[derive(Debug)]
 pub struct Look {
@@ -50,8 +43,8 @@ pub struct Look {
 /// Looks after a pool.
 #[derive(Debug)]
 pub struct PoolMonitor {
-    pool: Arc<Pool>,
-    policy: MonitorPolicy,
+    pub(super) pool: Arc<Pool>,
+    pub(super) policy: MonitorPolicy,
     samples: Samples,
     saved: Option<Instant>,
     data: Told,
@@ -59,6 +52,8 @@ pub struct PoolMonitor {
     mode: (&'static str, bool),
     /// Whether containers may be waiting for us to let them go; a monitor before us may have died.
     holding: bool,
+    due: Due,
+    operations: Vec<Operation>,
 }
 
 /// What was told of a space and is not told again.
@@ -67,17 +62,6 @@ struct Told {
     step: u64,
     not_grown: Option<String>,
     retry: Option<Instant>,
-}
-
-/// A space with what it may become.
-struct Room<'a> {
-    space: Space,
-    usage: Usage,
-    least: Percent,
-    backing: &'a BackingRecord,
-    size: Bytes,
-    block_size: BlockSize,
-    most: Option<Bytes>,
 }
 
 impl PoolMonitor {
@@ -94,6 +78,8 @@ impl PoolMonitor {
             metadata: Told::default(),
             mode: (PoolMode::Rw.as_str(), false),
             holding: true,
+            due: Due::default(),
+            operations: Vec::new(),
         }
     }
 
@@ -109,13 +95,45 @@ impl PoolMonitor {
     /// [`PoolError::Store`], [`PoolError::Dm`] where the pool cannot be asked. What failed beyond that
     /// is in the answer.
     pub fn look(&mut self) -> Result<Look, PoolError> {
-        match self.look_at_open() {
+        let (look, operation) = Operation::timed(MonitorOp::Look, || self.look_at_open());
+        self.operations.push(operation);
+        match look {
             // It was closed while we looked.
             Err(PoolError::PoolNotOpen { .. } | PoolError::PoolHalfMade { .. }) => {
                 Ok(self.closed())
             }
             look => look,
         }
+    }
+
+    /// What was done since this was asked last, with the time that it took.
+    pub fn operations(&mut self) -> Vec<Operation> {
+        std::mem::take(&mut self.operations)
+    }
+
+    /// What there is to measure by now, if anything, to be done by [`Pool::measure`] beside the monitor.
+    /// None of it is told again before it is due again. Nothing is due above the red line, where
+    /// the pool's metadata have no block to spare, nor in another's thin-pool, whose metadata
+    /// snapshot is its owner's to take.
+    ///
+    /// # Errors
+    /// As of [`look`](Self::look).
+    pub fn measure_due(&mut self) -> Result<Option<Measure>, PoolError> {
+        let record = self.pool.record()?;
+        if record.state != PoolState::Ready || record.existing().is_some() {
+            return Ok(None);
+        }
+        let status = self.status(&record)?;
+        let PoolStatus::Working(pool) = &status else {
+            return Ok(None);
+        };
+        if !is_sound(&status) || self.is_red(&record, &status) {
+            return Ok(None);
+        }
+        let volumes = self.pool.catalogue().all_volumes()?;
+        let ids = volumes.iter().map(|volume| volume.thin_id).collect();
+        let state = (pool.transaction_id, pool.used_data, ids);
+        Ok(self.due.ask(state, Instant::now()))
     }
 
     fn closed(&self) -> Look {
@@ -272,7 +290,15 @@ impl PoolMonitor {
             if told.retry.is_some_and(|retry| retry > Instant::now()) {
                 continue;
             }
-            let result = self.grow_to(&room, target);
+            let op = match room.space {
+                Space::Data => MonitorOp::GrowData,
+                Space::Metadata => MonitorOp::GrowMetadata,
+            };
+            let (result, operation) = Operation::timed(op, || self.grow_to(&room, target));
+            // Where there is no room for it, nothing was done.
+            if matches!(result, Ok(_) | Err(NoGrowth::Failed(_))) {
+                self.operations.push(operation);
+            }
             let told = match room.space {
                 Space::Data => &mut self.data,
                 Space::Metadata => &mut self.metadata,
@@ -304,83 +330,6 @@ impl PoolMonitor {
         grown
     }
 
-    /// Grows one space as far as it may; gives its size then.
-    fn grow_to(&self, room: &Room<'_>, target: Bytes) -> Result<Bytes, NoGrowth> {
-        // Part of a block is of no use to the pool.
-        let block_size = room.block_size.to_bytes();
-        let mut to = target.checked_round_up(block_size).unwrap_or(target);
-        if let Some(most) = room.most {
-            if most <= room.size {
-                return Err(NoGrowth::AtMost { most });
-            }
-            to = to.min(most);
-        }
-        let BackingRecord::File { .. } = room.backing else {
-            return self.grow_device(room, to);
-        };
-        let path = self.pool.backing_path(room.backing);
-        let allocated = SparseFile::open(&path)
-            .and_then(|file| file.allocated())
-            .map_err(PoolError::from)?;
-        let host = backing::host_room(&path).map_err(PoolError::from)?;
-        // What the file has not taken yet of its size, it may still take.
-        let most = allocated.saturating_add(host.free.saturating_sub(host_least(host)));
-        if most <= room.size {
-            let free = host.free;
-            return Err(NoGrowth::HostRoom { path, free });
-        }
-        self.grown(room, Some(to.min(most)))
-    }
-
-    /// Takes a device that has become larger, or makes it larger first, where that is allowed.
-    fn grow_device(&self, room: &Room<'_>, to: Bytes) -> Result<Bytes, NoGrowth> {
-        let size = self.grown(room, None)?;
-        if size > room.size {
-            return Ok(size);
-        }
-        let path = self.pool.backing_path(room.backing);
-        if self.policy.lvextend && self.is_lvm(room.space)? {
-            let args = ["-q", "-L", &format!("{}b", to.get())].map(str::to_owned);
-            LVEXTEND.run(&args, &path).map_err(PoolError::from)?;
-            let size = self.grown(room, None)?;
-            if size > room.size {
-                return Ok(size);
-            }
-        }
-        let size = room.size;
-        Err(NoGrowth::Device { path, size })
-    }
-
-    /// `pool grow` for one space; its size then.
-    fn grown(&self, room: &Room<'_>, to: Option<Bytes>) -> Result<Bytes, NoGrowth> {
-        let to = to.map(NewSize::To);
-        let mut grow = GrowPool::default();
-        match room.space {
-            Space::Data => grow.data = to,
-            Space::Metadata => grow.metadata = to,
-        }
-        let (_, report) = self.pool.grow(&grow)?;
-        Ok(match room.space {
-            Space::Data => report.data.size,
-            Space::Metadata => report.metadata.size,
-        })
-    }
-
-    /// Whether LVM made the device (`lib/activate/dev_manager.c` of lvm2: its uuids begin so).
-    fn is_lvm(&self, space: Space) -> Result<bool, PoolError> {
-        let half = match space {
-            Space::Data => PartKind::Data,
-            Space::Metadata => PartKind::Metadata,
-        };
-        let dev = self.pool.attach(&self.pool.record()?, half)?.dev();
-        let device = self.pool.host().dm()?.find(DevId::Dev(dev));
-        Ok(device.ok().flatten().is_some_and(|device| {
-            device
-                .uuid
-                .is_some_and(|uuid| uuid.as_str().starts_with("LVM-"))
-        }))
-    }
-
     /// What is left to do for a pool that is nearly full and has not been grown.
     fn at_red_line(
         &mut self,
@@ -389,7 +338,12 @@ impl PoolMonitor {
         events: &mut Vec<MonitorEvent>,
     ) -> Result<(), PoolError> {
         if self.is_red(record, status) {
-            match self.pool.release_ballast() {
+            let release = || self.pool.release_ballast();
+            let (released, operation) = Operation::timed(MonitorOp::ReleaseBallast, release);
+            if !matches!(released, Err(PoolError::Store(StoreError::BallastNotFound))) {
+                self.operations.push(operation);
+            }
+            match released {
                 Ok(size) => {
                     events.push(MonitorEvent::BallastReleased { size });
                     *status = self.status(record)?;
