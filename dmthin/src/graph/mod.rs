@@ -73,7 +73,7 @@ pub use create::{CreatePool, DevicePair, PoolOn};
 pub use error::PoolError;
 pub use finding::{Collected, Collection, Finding, FindingKind, Findings, Outcome, Remedy};
 pub use grow::{GrowPool, SetPool};
-pub use guard::UntilGuard;
+pub use guard::{Level, UntilGuard};
 pub use host::Host;
 pub use import::ImportSource;
 pub use monitor::{

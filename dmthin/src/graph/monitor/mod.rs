@@ -20,6 +20,7 @@ mod samples;
 pub use events::{Events, MonitorEvent, NoGrowth, Space};
 pub use measure::{Measure, Measured};
 pub use operation::{MonitorOp, Operation};
+pub(crate) use policy::step;
 pub use policy::{MonitorPolicy, OnFull, OnFullError};
 pub use pool::{Look, PoolMonitor};
 pub(crate) use samples::{Sample, Samples};
