@@ -18,6 +18,7 @@ use crate::graph::monitor::{
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::report::Usage;
+use crate::ioctl::LockGuard;
 use crate::store::{PoolRecord, PoolState, StoreError, Timestamp, WhenFull};
 
 /// The shortest time between two looks that were not asked for by an event.
@@ -52,6 +53,8 @@ pub struct PoolMonitor {
     mode: (&'static str, bool),
     /// Whether containers may be waiting for us to let them go; a monitor before us may have died.
     holding: bool,
+    /// Tells others that those who wait are ours.
+    hold: Option<LockGuard>,
     due: Due,
     operations: Vec<Operation>,
 }
@@ -78,6 +81,7 @@ impl PoolMonitor {
             metadata: Told::default(),
             mode: (PoolMode::Rw.as_str(), false),
             holding: true,
+            hold: None,
             due: Due::default(),
             operations: Vec::new(),
         }
@@ -355,6 +359,9 @@ impl PoolMonitor {
         if self.is_red(record, status) {
             if self.policy.on_full == Some(OnFull::Freeze) {
                 self.holding = true;
+                if self.hold.is_none() {
+                    self.hold = Some(self.pool.locks().share_holding()?);
+                }
                 let containers = self.pool.live()?.hold_containers()?;
                 if containers > 0 {
                     events.push(MonitorEvent::Held { containers });
@@ -363,6 +370,7 @@ impl PoolMonitor {
         } else if self.holding {
             let containers = self.pool.live()?.let_containers_go()?;
             self.holding = false;
+            self.hold = None;
             if containers > 0 {
                 events.push(MonitorEvent::LetGo { containers });
             }
