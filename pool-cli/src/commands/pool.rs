@@ -72,7 +72,7 @@ Examples:
     #[command(after_help = "\
 On a terminal the bars are green, yellow from 80 % or near the guard, red where the guard refuses or
 5 % are left. Sizes in --json are in bytes, the block size is in sectors of 512 bytes. With --watch it is shown again
-and again; in --json it is a line each time. When the pool is full is told from what the monitor saw.
+and again until Ctrl-C (exit code 130 in a shell); in --json it is a line each time. When the pool is full is told from what the monitor saw.
 
 Examples:
   pool-cli pool status

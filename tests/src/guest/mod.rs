@@ -24,6 +24,7 @@ mod reboot;
 mod removal;
 mod repair;
 mod shared;
+mod watch;
 
 use std::path::Path;
 
@@ -52,6 +53,7 @@ const LONG: &[&[Test]] = &[
     disks::TESTS,
     shared::TESTS,
     repair::TESTS,
+    watch::TESTS,
 ];
 
 /// Runs every test whose name contains one of `only` (all of them where it is empty), but for the long
