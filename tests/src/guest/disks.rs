@@ -310,7 +310,11 @@ fn moved(ctx: &Ctx) -> Result<()> {
     there.ok(&["pool", "close", "tank"])?;
     check_disk(&node, 64)?;
     // It was changed since it was here: what is known of it here is of another time.
-    ctx.fails(&["pool", "open", "tank"], 8, "transaction")?;
+    let moved = format!(
+        "move {} away, out of its parent directory, then pool-cli pool open --device {node}\n",
+        text(&ctx.root.join("tank"))
+    );
+    ctx.fails(&["pool", "open", "tank"], 8, &moved)?;
     ctx.fails(&["pool", "open", "--device", &node], 8, "transaction")?;
     fs::remove_dir_all(ctx.root.join("tank"))?;
     // Back, under another name.
