@@ -58,24 +58,19 @@ pub(super) fn is_whole(ctx: &Ctx, name: &str) -> Result<()> {
     witness("e2fsck", &["-fn", device.as_str().context("no device")?]).map(drop)
 }
 
-/// `thin_check` of a closed pool's metadata, which lie on the disk so long from their place on.
-pub(super) fn check_disk(node: &str, mib: u64) -> Result<()> {
+/// A loop device on the metadata of a closed pool, which lie on the disk so long from their place on.
+pub(super) fn metadata_part(node: &str, mib: u64, more: &[&str]) -> Result<String> {
     let size = (mib << 20).to_string();
-    let part = witness(
-        "losetup",
-        &[
-            "-f",
-            "--show",
-            "-r",
-            "-o",
-            METADATA_AT,
-            "--sizelimit",
-            &size,
-            node,
-        ],
-    )?;
-    let checked = witness("thin_check", &[part.trim()]);
-    witness("losetup", &["-d", part.trim()])?;
+    let args = ["-f", "--show", "-o", METADATA_AT, "--sizelimit", &size];
+    let part = witness("losetup", &[&args[..], more, &[node]].concat())?;
+    Ok(part.trim().to_owned())
+}
+
+/// `thin_check` of a closed pool's metadata.
+pub(super) fn check_disk(node: &str, mib: u64) -> Result<()> {
+    let part = metadata_part(node, mib, &["-r"])?;
+    let checked = witness("thin_check", &[&part]);
+    detach(&part)?;
     checked.map(drop)
 }
 
