@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::graph::error::PoolError;
+use crate::graph::lossy;
 use crate::ids::{DevNo, DmName, PoolName, ThinId, VolumeId};
 use crate::units::Bytes;
 
@@ -140,6 +141,7 @@ impl Finding {
     ) -> Self {
         Self {
             kind,
+    #[serde(serialize_with = "lossy::option")]
             text,
             remedy,
             pool,

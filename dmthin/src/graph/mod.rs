@@ -47,6 +47,7 @@ mod inside;
 mod layout;
 mod live;
 mod locks;
+pub mod lossy;
 mod monitor;
 mod moved;
 mod open;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dmthin::graph::{Change, ContainerReport, CreateContainer, Removing};
+use dmthin::graph::{Change, ContainerReport, CreateContainer, Removing, lossy};
 use dmthin::ids::ContainerName;
 use dmthin::units::{Bytes, NewSize};
 use serde::Serialize;
@@ -201,6 +201,7 @@ struct OneContainer<'a> {
 #[derive(Debug, Serialize)]
 struct Unmounted<'a> {
     name: &'a ContainerName,
+    #[serde(serialize_with = "lossy::list")]
     unmounted: &'a [PathBuf],
 }
 

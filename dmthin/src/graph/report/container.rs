@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::fs::Holder;
 use crate::graph::error::PoolError;
+use crate::graph::lossy;
 use crate::graph::report::Change;
 use crate::ids::{ContainerName, DevNo, Digest, FsType, ThinId, VolumeId};
 use crate::store::VolumeState;
@@ -39,10 +40,12 @@ pub struct ContainerReport {
     /// When it was made, in seconds since 1970.
     pub created_at: u64,
     /// Its block device, while active.
+    #[serde(serialize_with = "lossy::option")]
     pub device: Option<PathBuf>,
     /// The device's number, while active.
     pub devno: Option<DevNo>,
     /// Where it is mounted.
+    #[serde(serialize_with = "lossy::list")]
     pub mounts: Vec<PathBuf>,
 }
 

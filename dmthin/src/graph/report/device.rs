@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::graph::lossy;
 use crate::ids::{DevNo, DmName, DmUuid, PoolName, VolumeKind};
 use crate::units::Bytes;
 
@@ -55,6 +56,7 @@ pub struct DeviceReport {
     pub node: Option<PathBuf>,
     /// Size of the device.
     pub size: Bytes,
+    #[serde(serialize_with = "lossy::option")]
     /// Live table, a line each as `dmsetup table` prints it.
     pub table: Vec<String>,
     /// Status, a line each as `dmsetup status` prints it.
@@ -74,3 +76,4 @@ pub struct DeviceReport {
     /// Where it is mounted.
     pub mounts: Vec<PathBuf>,
 }
+    #[serde(serialize_with = "lossy::list")]

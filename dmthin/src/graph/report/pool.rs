@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::graph::commit::Promised;
 use crate::graph::guard::UntilGuard;
+use crate::graph::lossy;
 use crate::ids::{DevNo, FsType, PoolName, PoolUuid, TransactionId};
 use crate::store::{Guard, WhenFull};
 use crate::units::{BlockSize, Bytes, DataBlocks};
@@ -50,12 +51,14 @@ pub enum PoolWord {
 #[derive(Debug, Clone, Serialize)]
 pub struct BackingReport {
     /// The file, or the block device.
+    #[serde(serialize_with = "lossy::path")]
     pub path: PathBuf,
     /// Whether it is a sparse file on a loop device.
     pub file: bool,
     /// The block device the pool sits on, while it is open.
     pub device: Option<DevNo>,
     /// Its node.
+    #[serde(serialize_with = "lossy::option")]
     pub node: Option<PathBuf>,
     /// Apparent size.
     pub size: Bytes,
@@ -127,6 +130,7 @@ pub struct PoolPlan {
     /// Its name.
     pub name: PoolName,
     /// The file or device of its data.
+    #[serde(serialize_with = "lossy::path")]
     pub data: PathBuf,
     /// Its size.
     pub data_size: Bytes,
@@ -135,6 +139,7 @@ pub struct PoolPlan {
     /// How many there are of it.
     pub blocks: DataBlocks,
     /// The file or device of its metadata.
+    #[serde(serialize_with = "lossy::path")]
     pub metadata: PathBuf,
     /// Its size.
     pub metadata_size: Bytes,

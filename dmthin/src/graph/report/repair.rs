@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::graph::lossy;
 use crate::ids::{ContainerName, PoolName, VolumeId, VolumeKind};
 
 /// What `pool repair` came to.
@@ -12,6 +13,7 @@ pub struct RepairReport {
     /// The pool.
     pub name: PoolName,
     /// The metadata as they were.
+    #[serde(serialize_with = "lossy::path")]
     pub copy: PathBuf,
     /// What was done to them.
     pub repaired: Repaired,
