@@ -48,15 +48,18 @@ pub struct DeviceReport {
     pub kind: DeviceKind,
     /// Pool it belongs to, where that pool is in our root.
     pub pool: Option<PoolName>,
+    /// The root that its pool is open under, where that is not ours and can be told.
+    #[serde(serialize_with = "lossy::option")]
+    pub root: Option<PathBuf>,
     /// Whose it is: a container's name, a layer's or the base's volume; none if nobody knows it.
     pub owner: Option<String>,
     /// Its number.
     pub devno: DevNo,
     /// Its node, if the node leads to it.
+    #[serde(serialize_with = "lossy::option")]
     pub node: Option<PathBuf>,
     /// Size of the device.
     pub size: Bytes,
-    #[serde(serialize_with = "lossy::option")]
     /// Live table, a line each as `dmsetup table` prints it.
     pub table: Vec<String>,
     /// Status, a line each as `dmsetup status` prints it.
@@ -74,6 +77,6 @@ pub struct DeviceReport {
     /// Devices below it.
     pub below: Vec<DevNo>,
     /// Where it is mounted.
+    #[serde(serialize_with = "lossy::list")]
     pub mounts: Vec<PathBuf>,
 }
-    #[serde(serialize_with = "lossy::list")]
