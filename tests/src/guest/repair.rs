@@ -177,17 +177,22 @@ fn whole_disk(ctx: &Ctx) -> Result<()> {
     let (file, whole) = superblock(&part.clone().into())?;
     file.write_all_at(&vec![0xa5; 64 << 20], 0)?;
     file.sync_all()?;
+    cannot_be_repaired(ctx)?;
+    ensure!(!witness("dmsetup", &["ls"])?.contains("dmthin-"));
+    drop((file, whole));
+    detach(&part)?;
+    ctx.ok(&["pool", "destroy", "tank"])?;
+    detach(&node)
+}
+
+fn cannot_be_repaired(ctx: &Ctx) -> Result<()> {
     let failed = ctx.cli(&["pool", "repair", "tank"])?;
     ensure!(
         failed.code != 0 && failed.stderr.contains("thin_repair"),
         "{}",
         failed.stderr
     );
-    ensure!(!witness("dmsetup", &["ls"])?.contains("dmthin-"));
-    drop((file, whole));
-    detach(&part)?;
-    ctx.ok(&["pool", "destroy", "tank"])?;
-    detach(&node)
+    Ok(())
 }
 
 /// Where thin_repair cannot help, everything is as it was.
@@ -200,12 +205,7 @@ fn hopeless(ctx: &Ctx) -> Result<()> {
     file.read_exact_at(&mut kept, 0)?;
     file.write_all_at(&vec![0xa5; length], 0)?;
     file.sync_all()?;
-    let failed = ctx.cli(&["pool", "repair", "tank"])?;
-    ensure!(
-        failed.code != 0 && failed.stderr.contains("thin_repair"),
-        "{}",
-        failed.stderr
-    );
+    cannot_be_repaired(ctx)?;
     let mut now = vec![0; length];
     file.read_exact_at(&mut now, 0)?;
     ensure!(now.iter().all(|byte| *byte == 0xa5), "it was changed");
