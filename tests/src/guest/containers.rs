@@ -342,7 +342,7 @@ fn mounted_on_no_text(ctx: &Ctx) -> Result<()> {
     fs::create_dir_all(&dir)?;
     let mut mount = Command::new("pool-cli");
     mount.args(["--root", text(&ctx.root), "container", "mount", "web"]);
-    ensure!(mount.arg(&dir).status()?.success());
+    ensure!(mount.arg(&dir).output()?.status.success());
     let told = dir.to_string_lossy().into_owned();
     ensure!(told.ends_with("odd\u{fffd}"), "{told}");
     let list = ctx.json(&["container", "list"])?;
