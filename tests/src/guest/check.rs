@@ -552,9 +552,10 @@ fn damaged_catalogue(ctx: &Ctx) -> Result<()> {
         "256M",
     ])?;
     ctx.ok(&["pool", "close", "bad"])?;
-    let catalogue = ctx.root.join("bad/catalogue.db");
-    let whole = fs::read(&catalogue)?;
-    fs::write(&catalogue, vec![0xa5; whole.len()])?;
+    let dir = ctx.root.join("bad");
+    let aside = ctx.dir.join("whole");
+    witness("cp", &["-a", text(&dir), text(&aside)])?;
+    fs::write(dir.join("catalogue.db"), vec![0xa5; 65536])?;
     remove_device("dmthin-tank-ctr-web")?;
     let (code, items) = found(ctx, &["check"])?;
     let kinds = ["damaged-pool", "missing-device"];
@@ -575,7 +576,8 @@ fn damaged_catalogue(ctx: &Ctx) -> Result<()> {
         "{code} {items:?}"
     );
     write_blocks("web", [0])?;
-    fs::write(&catalogue, &whole)?;
+    fs::remove_dir_all(&dir)?;
+    witness("cp", &["-a", text(&aside), text(&dir)])?;
     clean(ctx)
 }
 
