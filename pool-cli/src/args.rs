@@ -5,7 +5,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
 use dmthin::graph::{Host, Pool};
 use dmthin::ids::PoolName;
 use dmthin::units::{BlockSize, Bytes, NewSize};
@@ -103,11 +105,33 @@ pub(crate) struct Globals {
     /// Print no progress and no result of a change; lists print names only
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// Colours: always, never, or auto: on a terminal unless NO_COLOR is set
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        hide_possible_values = true,
+        hide_default_value = true,
+        default_value = "auto"
+    )]
+    color: When,
     /// Log to stderr: -v what is done, -vv in detail, -vvv everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     #[arg(skip)]
     from_environment: FromEnvironment,
+}
+
+/// When colours are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum When {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Whatever stdout is.
+    Always,
+    /// Not at all.
+    Never,
 }
 
 /// Which of the options a variable gave.
@@ -155,7 +179,8 @@ impl Globals {
 
     /// What a command needs to run.
     pub(crate) fn context(self, settings: Settings) -> Context {
-        let colour = std::io::stdout().is_terminal() && colours(std::env::var_os("NO_COLOR"));
+        let terminal = std::io::stdout().is_terminal();
+        let colour = colours(self.color, terminal, std::env::var_os("NO_COLOR"));
         let top = settings.top();
         Context {
             host: Host::new(top.root),
@@ -167,9 +192,14 @@ impl Globals {
     }
 }
 
-/// Whether the value of `NO_COLOR` leaves us colours: any but an empty one takes them.
-fn colours(no_color: Option<OsString>) -> bool {
-    no_color.is_none_or(|value| value.is_empty())
+/// Whether there are colours. Any value of `NO_COLOR` but an empty one takes them; an option is the last
+/// word (<https://no-color.org>).
+fn colours(when: When, terminal: bool, no_color: Option<OsString>) -> bool {
+    match when {
+        When::Always => true,
+        When::Never => false,
+        When::Auto => terminal && no_color.is_none_or(|value| value.is_empty()),
+    }
 }
 
 /// What a command runs with.
@@ -338,10 +368,14 @@ mod tests {
 
     #[test]
     fn no_color_takes_the_colours() {
-        assert!(colours(None));
-        assert!(colours(Some("".into())));
-        assert!(!colours(Some("1".into())));
-        assert!(!colours(Some("0".into())));
+        let auto = |no_color: Option<&str>| colours(When::Auto, true, no_color.map(Into::into));
+        assert!(auto(None));
+        assert!(auto(Some("")));
+        assert!(!auto(Some("1")));
+        assert!(!auto(Some("0")));
+        assert!(!colours(When::Auto, false, None));
+        assert!(colours(When::Always, false, Some("1".into())));
+        assert!(!colours(When::Never, true, None));
     }
 
     #[test]

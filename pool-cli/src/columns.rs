@@ -8,7 +8,7 @@ use dmthin::units::Bytes;
 
 use crate::args::Cli;
 use crate::nearest::nearest;
-use crate::output::rows_table;
+use crate::output::{Colour, Output, rows_table};
 use crate::time::utc;
 
 /// What is seen and how it is ordered: a number by its value, not by its digits.
@@ -24,16 +24,28 @@ enum Key {
 pub(crate) struct Cell {
     text: String,
     key: Key,
+    colour: Option<Colour>,
 }
 
 impl Cell {
+    /// The same in a colour, where colours are wanted.
+    pub(crate) fn coloured(self, colour: Option<Colour>) -> Self {
+        Self { colour, ..self }
+    }
+
+    fn plain(text: String, key: Key) -> Self {
+        Self {
+            text,
+            key,
+            colour: None,
+        }
+    }
+
     /// A text.
     pub(crate) fn text(value: impl Display) -> Self {
         let text = value.to_string();
-        Self {
-            key: Key::Text(text.clone()),
-            text,
-        }
+        let key = Key::Text(text.clone());
+        Self::plain(text, key)
     }
 
     /// A text, or a dash.
@@ -43,18 +55,12 @@ impl Cell {
 
     /// A count.
     pub(crate) fn number(value: u64) -> Self {
-        Self {
-            text: value.to_string(),
-            key: Key::Number(value),
-        }
+        Self::plain(value.to_string(), Key::Number(value))
     }
 
     /// A number with what it is counted in.
     pub(crate) fn with_unit(value: u64, unit: &str) -> Self {
-        Self {
-            text: format!("{value}{unit}"),
-            key: Key::Number(value),
-        }
+        Self::plain(format!("{value}{unit}"), Key::Number(value))
     }
 
     /// How many there are.
@@ -64,10 +70,7 @@ impl Cell {
 
     /// A size.
     pub(crate) fn size(value: Bytes) -> Self {
-        Self {
-            text: value.to_string(),
-            key: Key::Number(value.get()),
-        }
+        Self::plain(value.to_string(), Key::Number(value.get()))
     }
 
     /// A size, or a dash.
@@ -77,17 +80,11 @@ impl Cell {
 
     /// A moment, in seconds since 1970.
     pub(crate) fn moment(value: u64) -> Self {
-        Self {
-            text: utc(value),
-            key: Key::Number(value),
-        }
+        Self::plain(utc(value), Key::Number(value))
     }
 
     fn nothing() -> Self {
-        Self {
-            text: "-".to_owned(),
-            key: Key::Nothing,
-        }
+        Self::plain("-".to_owned(), Key::Nothing)
     }
 }
 
@@ -139,6 +136,16 @@ impl ListArgs {
         columns: &[Column<T>],
         rows: &[T],
     ) -> Result<String, clap::Error> {
+        self.painted(&Output::new(false, false, false), columns, rows)
+    }
+
+    /// The list as text, its cells in their colours where the output has any.
+    pub(crate) fn painted<T>(
+        &self,
+        out: &Output,
+        columns: &[Column<T>],
+        rows: &[T],
+    ) -> Result<String, clap::Error> {
         let wanted = self.wanted(columns)?;
         let mut rows: Vec<&T> = rows.iter().collect();
         if let Some(sort) = &self.sort {
@@ -156,13 +163,21 @@ impl ListArgs {
             .iter()
             .map(|column| column.name.to_uppercase().replace('-', " "))
             .collect();
-        let cells = rows.into_iter().map(|row| {
-            wanted
-                .iter()
-                .map(|column| (column.cell)(row).text)
-                .collect()
-        });
-        Ok(rows_table((!self.no_headings).then_some(head), cells))
+        let head = (!self.no_headings).then_some(head);
+        let cells: Vec<Vec<Cell>> = rows
+            .into_iter()
+            .map(|row| wanted.iter().map(|column| (column.cell)(row)).collect())
+            .collect();
+        let texts = cells
+            .iter()
+            .map(|row| row.iter().map(|cell| cell.text.clone()).collect());
+        let text = rows_table(head.clone(), texts);
+        let heads = head.into_iter().flatten().map(|name| (name, None));
+        let cells = cells.into_iter().flatten();
+        Ok(out.paint_in(
+            &text,
+            heads.chain(cells.map(|cell| (cell.text, cell.colour))),
+        ))
     }
 
     fn wanted<'c, T>(&self, columns: &'c [Column<T>]) -> Result<Vec<&'c Column<T>>, clap::Error> {
@@ -246,6 +261,24 @@ mod tests {
             ..ListArgs::default()
         };
         assert_eq!(bare.table(COLUMNS, ROWS).unwrap(), "b  10\na  9\nc  10\n");
+    }
+
+    #[test]
+    fn cells_are_painted_in_their_own_place() {
+        let columns: &[Column<(&str, u64)>] = &[
+            shown("name", |row| Cell::text(row.0)),
+            shown("use", |row| {
+                Cell::with_unit(row.1, "%").coloured((row.1 > 5).then_some(Colour::Red))
+            }),
+            shown("state", |_| Cell::text("9")),
+        ];
+        let out = Output::new(false, false, true);
+        let list = ListArgs::default();
+        assert_eq!(
+            list.painted(&out, columns, &[("9", 9), ("USE", 5)])
+                .unwrap(),
+            "NAME  USE  STATE\n9     \u{1b}[31m9%\u{1b}[0m   9\nUSE   5%   9\n"
+        );
     }
 
     #[test]

@@ -1,19 +1,28 @@
 //! Metrics as Prometheus reads them, in a file for node_exporter's textfile collector.
 
-use std::collections::BTreeMap;
+mod histogram;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Write};
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use dmthin::graph::{ContainerReport, MonitorEvent, PoolReport, Space};
-use dmthin::ids::PoolName;
+use dmthin::graph::{
+    ContainerReport, Measured, MonitorEvent, MonitorOp, Operation, PoolReport, Space, VolumeUsage,
+};
+use dmthin::ids::{PoolName, VolumeId, VolumeKind};
+use dmthin::store::VolumeState;
+use dmthin::units::Bytes;
+
+use self::histogram::Histogram;
 
 /// What is counted since the monitor began.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     autoextend: BTreeMap<(String, Space, bool), u64>,
+    durations: BTreeMap<(String, MonitorOp, bool), Histogram>,
 }
 
 impl Counters {
@@ -30,13 +39,21 @@ impl Counters {
             .or_default();
         *count = count.saturating_add(1);
     }
+
+    /// Counts how long something took.
+    pub(crate) fn time(&mut self, pool: &PoolName, done: Operation) {
+        let key = (pool.to_string(), done.op, done.worked);
+        self.durations.entry(key).or_default().observe(done.took);
+    }
 }
 
-/// A pool with its containers.
+/// A pool with its volumes.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct Watched<'a> {
     pub(crate) pool: PoolReport,
     pub(crate) containers: Vec<ContainerReport>,
+    pub(crate) counts: BTreeMap<(VolumeKind, VolumeState), u64>,
+    pub(crate) measured: &'a Measured,
 }
 
 /// Samples, family by family: the format wants those of one name together.
@@ -73,12 +90,38 @@ impl Families {
         } else {
             "gauge"
         };
-        let (_, _, samples) = self
-            .0
-            .entry(name)
-            .or_insert_with(|| (help, kind, String::new()));
+        let samples = self.family(name, help, kind);
         // Writing to a string cannot fail.
         let _ = writeln!(samples, "{name}{{{}}} {value}", Labels(labels));
+    }
+
+    fn add_histogram(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        times: &Histogram,
+    ) {
+        let samples = self.family(name, help, "histogram");
+        let labels = Labels(labels);
+        for (end, count) in times.cumulative() {
+            // As above.
+            let _ = writeln!(samples, "{name}_bucket{{{labels},le=\"{end}\"}} {count}");
+        }
+        let sum = times.sum().as_secs_f64();
+        let _ = writeln!(samples, "{name}_sum{{{labels}}} {sum}");
+        let _ = writeln!(samples, "{name}_count{{{labels}}} {}", times.count());
+    }
+
+    fn family(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        kind: &'static str,
+    ) -> &mut String {
+        let family = self.0.entry(name);
+        let (_, _, samples) = family.or_insert_with(|| (help, kind, String::new()));
+        samples
     }
 
     fn text(&self) -> String {
@@ -111,30 +154,9 @@ pub(crate) fn render(watched: &[Watched], counters: &Counters) -> String {
         &[],
         now,
     );
-    for Watched { pool, containers } in watched {
-        add_pool(&mut out, pool);
-        for container in containers {
-            let labels = [
-                ("pool", pool.name.as_str()),
-                ("volume", container.name.as_str()),
-                ("kind", "container"),
-                ("image", &container.image),
-            ];
-            out.add(
-                "dmthin_volume_virtual_bytes",
-                "Size of a volume.",
-                &labels,
-                container.size.get(),
-            );
-            if let Some(mapped) = container.mapped {
-                out.add(
-                    "dmthin_volume_mapped_bytes",
-                    "What a volume maps of its pool, shared blocks included, while it is active.",
-                    &labels,
-                    mapped.get(),
-                );
-            }
-        }
+    for watched in watched {
+        add_pool(&mut out, &watched.pool);
+        add_volumes(&mut out, watched);
     }
     for ((pool, space, worked), count) in &counters.autoextend {
         let what = space.to_string();
@@ -146,7 +168,101 @@ pub(crate) fn render(watched: &[Watched], counters: &Counters) -> String {
             count,
         );
     }
+    for ((pool, op, worked), times) in &counters.durations {
+        let result = if *worked { "ok" } else { "error" };
+        out.add_histogram(
+            "dmthin_operation_duration_seconds",
+            "How long the monitor's operations took.",
+            &[("pool", pool), ("op", op.as_str()), ("result", result)],
+            times,
+        );
+    }
     out.text()
+}
+
+/// The volumes of a pool: those of containers by their names, others by their numbers.
+fn add_volumes(out: &mut Families, watched: &Watched<'_>) {
+    let pool = watched.pool.name.as_str();
+    for ((kind, state), count) in &watched.counts {
+        out.add(
+            "dmthin_volumes",
+            "How many volumes there are.",
+            &[
+                ("pool", pool),
+                ("kind", kind.as_str()),
+                ("state", state.as_str()),
+            ],
+            count,
+        );
+    }
+    for (kind, count) in watched.measured.orphans.iter().flatten() {
+        out.add(
+            "dmthin_orphans",
+            "What does not belong, as `pool-cli check` names it, when it was last looked for.",
+            &[("pool", pool), ("kind", kind.as_str())],
+            count,
+        );
+    }
+    let measured: BTreeMap<VolumeId, &VolumeUsage> = watched
+        .measured
+        .volumes
+        .iter()
+        .flatten()
+        .map(|usage| (usage.volume, usage))
+        .collect();
+    for container in &watched.containers {
+        let labels = [
+            ("pool", pool),
+            ("volume", container.name.as_str()),
+            ("kind", VolumeKind::Container.as_str()),
+            ("image", &container.image),
+        ];
+        let usage = measured.get(&container.volume);
+        // The kernel's word is newer.
+        let mapped = container.mapped.or(usage.map(|usage| usage.mapped));
+        let exclusive = usage.map(|usage| usage.exclusive);
+        add_volume(out, &labels, container.size, mapped, exclusive);
+    }
+    let named: BTreeSet<VolumeId> = watched.containers.iter().map(|c| c.volume).collect();
+    for usage in measured.values().filter(|u| !named.contains(&u.volume)) {
+        let volume = usage.volume.to_string();
+        let labels = [
+            ("pool", pool),
+            ("volume", volume.as_str()),
+            ("kind", usage.kind.as_str()),
+        ];
+        let (mapped, exclusive) = (Some(usage.mapped), Some(usage.exclusive));
+        add_volume(out, &labels, usage.size, mapped, exclusive);
+    }
+}
+
+fn add_volume(
+    out: &mut Families,
+    labels: &[(&str, &str)],
+    size: Bytes,
+    mapped: Option<Bytes>,
+    exclusive: Option<Bytes>,
+) {
+    let mut gauge = |name, help, value: Option<Bytes>| {
+        if let Some(value) = value {
+            out.add(name, help, labels, value.get());
+        }
+    };
+    gauge(
+        "dmthin_volume_virtual_bytes",
+        "Size of a volume.",
+        Some(size),
+    );
+    gauge(
+        "dmthin_volume_mapped_bytes",
+        "What a volume maps of its pool, shared blocks included.",
+        mapped,
+    );
+    gauge(
+        "dmthin_volume_exclusive_bytes",
+        "What a volume alone maps, when the metadata were last read.",
+        exclusive,
+    );
 }
 
 fn add_pool(out: &mut Families, pool: &PoolReport) {
@@ -189,6 +305,7 @@ fn add_pool(out: &mut Families, pool: &PoolReport) {
             free.get(),
         );
     }
+    gauge("dmthin_images", "How many images there are.", pool.images);
     gauge(
         "dmthin_removals_pending",
         "Volumes promised to go.",
@@ -197,7 +314,7 @@ fn add_pool(out: &mut Families, pool: &PoolReport) {
     gauge(
         "dmthin_pool_ballast_bytes",
         "What the ballast keeps.",
-        pool.ballast.map_or(0, dmthin::units::Bytes::get),
+        pool.ballast.map_or(0, Bytes::get),
     );
     if let Some(live) = &pool.live {
         let spaces = [
@@ -236,19 +353,6 @@ fn add_pool(out: &mut Families, pool: &PoolReport) {
             );
         }
     }
-    let volumes = [
-        ("image", pool.images),
-        ("layer", pool.layers),
-        ("container", pool.containers),
-    ];
-    for (kind, count) in volumes {
-        out.add(
-            "dmthin_volumes",
-            "How many there are.",
-            &[("pool", pool.name.as_str()), ("kind", kind)],
-            count,
-        );
-    }
 }
 
 /// Puts the text where it is read; a reader sees the old one or the new one.
@@ -260,101 +364,4 @@ pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use dmthin::graph::NoGrowth;
-    use dmthin::units::Bytes;
-
-    use super::*;
-    use crate::commands::pool::tests::report;
-
-    #[test]
-    fn every_family_comes_once_with_its_type_before_its_samples() {
-        let tank = PoolName::new("tank").unwrap();
-        let mut counters = Counters::default();
-        for _ in 0..2 {
-            counters.count(
-                &tank,
-                &MonitorEvent::Grew {
-                    space: Space::Data,
-                    from: Bytes::ZERO,
-                    to: Bytes::ZERO,
-                },
-            );
-        }
-        counters.count(
-            &tank,
-            &MonitorEvent::NotGrown {
-                space: Space::Metadata,
-                why: NoGrowth::AtMost { most: Bytes::ZERO },
-            },
-        );
-        counters.count(&tank, &MonitorEvent::LetGo { containers: 1 });
-        let pools = [report(), report()].map(|pool| Watched {
-            pool,
-            containers: vec![],
-        });
-        let text = render(&pools, &counters);
-        for line in [
-            "dmthin_pool_data_bytes{pool=\"tank\"} 107374182400",
-            "dmthin_pool_data_used_bytes{pool=\"tank\"} 26843545600",
-            "dmthin_pool_mode{pool=\"tank\",mode=\"rw\"} 1",
-            "dmthin_pool_mode{pool=\"tank\",mode=\"ro\"} 0",
-            "dmthin_pool_needs_check{pool=\"tank\"} 1",
-            "dmthin_removals_pending{pool=\"tank\"} 2",
-            "dmthin_pool_ballast_bytes{pool=\"tank\"} 1073741824",
-            "dmthin_autoextend_total{pool=\"tank\",what=\"data\",result=\"grown\"} 2",
-            "dmthin_autoextend_total{pool=\"tank\",what=\"metadata\",result=\"refused\"} 1",
-            "# TYPE dmthin_autoextend_total counter",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
-        }
-        let mut families = Vec::new();
-        for line in text.lines() {
-            if let Some(rest) = line.strip_prefix("# HELP ") {
-                let name = rest.split(' ').next().unwrap();
-                assert!(!families.contains(&name), "{name} comes twice");
-                families.push(name);
-            } else if !line.starts_with('#') {
-                let name = line.split('{').next().unwrap();
-                assert_eq!(families.last(), Some(&name), "{line}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_alert_rules_ask_for_what_is_written() {
-        let mut pool = Watched {
-            pool: report(),
-            containers: vec![],
-        };
-        if let Some(live) = &mut pool.pool.live {
-            live.metadata = live.data;
-        }
-        let written = render(&[pool], &Counters::default());
-        let rules = include_str!("../../dist/prometheus/dmthin.rules.yml");
-        let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
-        let mut asked = 0;
-        for line in rules.lines().filter(|line| line.contains("expr:")) {
-            for word in line
-                .split(|c| !is_part(c))
-                .filter(|w| w.starts_with("dmthin_"))
-            {
-                assert!(
-                    written.contains(&format!("\n{word}{{")),
-                    "{word} is not written"
-                );
-                asked += 1;
-            }
-        }
-        assert!(asked > 10, "{asked}");
-    }
-
-    #[test]
-    fn labels_are_escaped() {
-        let labels = [("image", "a\"b\\c\nd"), ("pool", "x")];
-        assert_eq!(
-            Labels(&labels).to_string(),
-            r#"image="a\"b\\c\nd",pool="x""#
-        );
-    }
-}
+mod tests;

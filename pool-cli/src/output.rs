@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table};
-use dmthin::graph::Usage;
+use dmthin::graph::{Level, Usage};
 use dmthin::units::Bytes;
 use serde::Serialize;
 
@@ -155,10 +155,42 @@ impl Output {
         };
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
+
+    /// A text that was laid out, parts of it in a colour: they are looked for one after the other, so
+    /// that all are to be named that could be taken for a later one.
+    pub(crate) fn paint_in(
+        &self,
+        text: &str,
+        parts: impl IntoIterator<Item = (String, Option<Colour>)>,
+    ) -> String {
+        let (mut painted, mut rest) = (String::new(), text);
+        for (part, colour) in parts {
+            let part = clean(&part);
+            let Some((before, after)) = rest.split_once(&part) else {
+                continue;
+            };
+            painted.push_str(before);
+            match colour {
+                Some(colour) => painted.push_str(&self.paint(colour, &part)),
+                None => painted.push_str(&part),
+            }
+            rest = after;
+        }
+        painted + rest
+    }
+}
+
+/// The colour for how full something is.
+pub(crate) const fn colour_of(level: Level) -> Colour {
+    match level {
+        Level::Fine => Colour::Green,
+        Level::Filling => Colour::Yellow,
+        Level::Short => Colour::Red,
+    }
 }
 
 /// A colour of the terminal's palette.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Colour {
     /// Good.
     Green,
@@ -262,7 +294,7 @@ pub(crate) fn usage(usage: Usage) -> String {
 }
 
 /// Full only if nothing is left, empty only if nothing is used.
-fn bar(usage: Usage) -> String {
+pub(crate) fn bar(usage: Usage) -> String {
     let cells = share(usage, BAR_CELLS).max(u64::from(usage.used > Bytes::ZERO));
     let line: String = (0..BAR_CELLS)
         .map(|cell| if cell < cells { '#' } else { '.' })
@@ -393,6 +425,27 @@ mod tests {
         assert_eq!(
             coloured.paint(Colour::Red, "FAIL"),
             "\u{1b}[31mFAIL\u{1b}[0m"
+        );
+    }
+
+    #[test]
+    fn parts_are_painted_where_they_stand_and_plain_text_stays() {
+        let parts = || {
+            [
+                ("5%".to_owned(), None),
+                ("5%".to_owned(), Some(Colour::Red)),
+                ("no such part".to_owned(), Some(Colour::Red)),
+                ("ok".to_owned(), Some(Colour::Green)),
+            ]
+        };
+        let text = "5% 15%  ok ok";
+        assert_eq!(
+            Output::new(false, false, false).paint_in(text, parts()),
+            text
+        );
+        assert_eq!(
+            Output::new(false, false, true).paint_in(text, parts()),
+            "5% 1\u{1b}[31m5%\u{1b}[0m  \u{1b}[32mok\u{1b}[0m ok"
         );
     }
 

@@ -12,8 +12,9 @@
 //! ```
 //!
 //! The uuid says whose a device is; the name is for people and for `/dev/mapper`. A name is not
-//! parsed back: a pool's name may hold dashes, so `dmthin-a-ctr-b-pool` could be read in two ways.
-//! Should two devices ask for one name, the kernel refuses the second (`drivers/md/dm-ioctl.c`,
+//! parsed back: a pool's name may hold dashes, so `dmthin-a-ctr-b-pool` could be read in two ways,
+//! were it not that no pool is made whose name is ambiguous ([`is_ambiguous`]). Should two devices
+//! ask for one name all the same, the kernel refuses the second (`drivers/md/dm-ioctl.c`,
 //! `dm_hash_insert`).
 //!
 //! Lengths: the longest name is a container's, 7 + 32 (`PoolName`) + 5 + 63 (`ContainerName`) = 107
@@ -31,6 +32,15 @@ const POOL_WORD: &str = "pool";
 const BALLAST_WORD: &str = "ballast";
 const METADATA_WORD: &str = "tmeta";
 const DATA_WORD: &str = "tdata";
+
+/// Whether a pool's devices could have the names of another pool's containers: `a-ctr-b`, whose own is
+/// `dmthin-a-ctr-b-pool`, as is that of the container `b-pool` of `a`; and `a-ctr`.
+///
+/// Among other pools the first `-ctr-` in a name ends the pool's, so each name has one reading.
+#[must_use]
+pub fn is_ambiguous(pool: &PoolName) -> bool {
+    pool.as_str().contains("-ctr-") || pool.as_str().ends_with("-ctr")
+}
 
 fn checked_name(text: String) -> DmName {
     DmName::new(text).expect("the module's doc proves that every name fits in 127 bytes")
@@ -331,6 +341,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_is_ambiguous_if_containers_of_another_may_have_its_names() {
+        let pool = |name: &str| PoolName::new(name).unwrap();
+        let container = |name: &str| ContainerName::new(name).unwrap();
+        assert_eq!(
+            pool_name(&pool("x-ctr-y")),
+            container_name(&pool("x"), &container("y-pool"))
+        );
+        assert_eq!(
+            pool_name(&pool("x-ctr")),
+            container_name(&pool("x"), &container("pool"))
+        );
+        for name in ["x-ctr", "x-ctr-y", "a-b-ctr-c"] {
+            assert!(is_ambiguous(&pool(name)), "{name}");
+        }
+        for name in ["ctr", "ctr-x", "x-ctrl", "xctr", "x-ct", "x-pool", "x-base"] {
+            assert!(!is_ambiguous(&pool(name)), "{name}");
+        }
+    }
+
+    #[test]
     fn the_names_of_lvm_double_hyphens() {
         let [used, unused] = lvm_thin_pool_names("my-vg", "pool").map(Option::unwrap);
         assert_eq!(used.as_str(), "my--vg-pool-tpool");
@@ -338,7 +368,31 @@ mod tests {
         assert_eq!(lvm_thin_pool_names("a/b", "c"), [None, None]);
     }
 
+    /// What a device of a pool is, by what follows `dmthin-POOL-`.
+    fn tail() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("pool".to_owned()),
+            Just("ballast".to_owned()),
+            Just("tmeta".to_owned()),
+            "(base|layer)-[1-9]",
+            "ctr-[a-z]((-ctr)|(-pool)|(-base-1)|(-c)){0,3}",
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn unambiguous_pools_share_no_names(
+            pools in ["[a-c]((-ctr)|(-base)|(-c)|(-pool)|(-ctr-a)){0,3}", "[a-c]((-ctr)|(-base)|(-c)|(-pool)|(-ctr-a)){0,3}"],
+            tails in [tail(), tail()],
+        ) {
+            let [a, b] = pools.map(|name| PoolName::new(name).unwrap());
+            prop_assume!(a != b && !is_ambiguous(&a) && !is_ambiguous(&b));
+            prop_assert_ne!(
+                format!("dmthin-{a}-{}", tails[0]),
+                format!("dmthin-{b}-{}", tails[1])
+            );
+        }
+
         #[test]
         fn parsing_never_panics_and_accepts_one_spelling(text in "(DMTHIN-)?[0-9a-f]{31,33}-[a-z]{0,9}-?[0-9]{0,21}") {
             if let Ok(own) = text.parse::<OwnUuid>() {

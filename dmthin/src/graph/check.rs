@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::Path;
 
+use crate::graph::code::ErrorCode;
 use crate::graph::error::PoolError;
 use crate::graph::finding::{Finding, FindingKind, Findings, Remedy};
 use crate::graph::host::Host;
@@ -29,14 +30,14 @@ impl Host {
     /// catalogue cannot be read.
     pub fn check(&self, name: Option<&PoolName>) -> Result<Findings, PoolError> {
         let mut all = Findings::default();
+        let every = name.is_none();
         let names = match name {
             Some(name) => vec![self.pick_pool(Some(name))?],
             None => self.pool_names()?,
         };
         for name in &names {
-            match self.pool(name) {
-                Ok(pool) => {
-                    let (found, alone) = pool.check()?;
+            match self.pool(name).and_then(|pool| pool.check()) {
+                Ok((found, alone)) => {
                     all.findings.extend(found);
                     if !alone {
                         all.in_work.push(name.clone());
@@ -45,10 +46,14 @@ impl Host {
                 Err(PoolError::PoolHalfMade { name }) => {
                     all.findings.push(half_made_pool(name));
                 }
+                // The others are looked at all the same; who named it is told by the error.
+                Err(error) if damages(&error) && every => {
+                    all.findings.push(damaged_pool(name, &error));
+                }
                 Err(error) => return Err(error),
             }
         }
-        if name.is_none() {
+        if every {
             all.findings.extend(self.check_no_pool()?);
         }
         Ok(all)
@@ -60,20 +65,33 @@ impl Host {
         let pools = self.pools()?;
         let known: HashSet<PoolUuid> = pools.iter().filter_map(|pool| pool.uuid).collect();
         let damaged = pools.iter().any(|pool| pool.uuid.is_none());
-        for (device, own) in self.own_devices()? {
+        let devices = self.own_devices()?;
+        for (device, own) in &devices {
             // One of a pool whose catalogue cannot be read is of that pool, for all we know.
             if known.contains(&own.pool) || damaged {
                 continue;
             }
-            let text = format!(
-                "device {} is of pool {}, which is not under {}: another root may have it",
-                device.name,
-                own.pool,
-                self.layout().root().display()
-            );
+            let (name, pool) = (&device.name, own.pool);
+            let (kind, text) = match self.other_root(pool, &devices)? {
+                Some(root) => (
+                    FindingKind::DeviceOfOtherRoot,
+                    format!(
+                        "device {name} is of a pool under another root, {}",
+                        root.display()
+                    ),
+                ),
+                None => (
+                    FindingKind::DeviceOfNoPool,
+                    format!(
+                        "device {name} is of pool {pool}, which is not under {}: another root may \
+                         have it",
+                        self.layout().root().display()
+                    ),
+                ),
+            };
             found.push(of_device(
-                Finding::new(FindingKind::DeviceOfNoPool, Remedy::Keep, None, text),
-                &device,
+                Finding::new(kind, Remedy::Keep, None, text),
+                device,
             ));
         }
         let ours: Vec<String> = pools.iter().map(|pool| node_prefix(&pool.name)).collect();
@@ -169,6 +187,21 @@ pub(crate) fn half_made_pool(name: PoolName) -> Finding {
         "pool {name} is half made or half destroyed: `pool-cli pool destroy {name}` clears it away"
     );
     Finding::new(FindingKind::HalfMadePool, Remedy::Keep, Some(name), text)
+}
+
+/// Whether an error says that a pool itself is not as it should be, whoever asks.
+pub(crate) fn damages(error: &PoolError) -> bool {
+    match error.code() {
+        ErrorCode::Retry | ErrorCode::Permission => false,
+        ErrorCode::NeedsCheck => true,
+        _ => matches!(error, PoolError::Store(_)),
+    }
+}
+
+pub(crate) fn damaged_pool(name: &PoolName, error: &PoolError) -> Finding {
+    let text = format!("pool {name} cannot be looked at: {error}");
+    let pool = Some(name.clone());
+    Finding::new(FindingKind::DamagedPool, Remedy::Keep, pool, text)
 }
 
 pub(super) fn of_device(finding: Finding, device: &DeviceInfo) -> Finding {

@@ -83,6 +83,7 @@ impl PoolError {
             Self::ThinPoolInactive { .. } => ErrorCode::Failure,
             Self::NoThinPool => ErrorCode::Unsupported,
             Self::SeveralPools { .. }
+            | Self::AmbiguousName { .. }
             | Self::TooSmall { .. }
             | Self::TooLarge { .. }
             | Self::SameDevice { .. }

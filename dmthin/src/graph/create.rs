@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::backing::{Attached, BlockDevice, SparseFile};
-use crate::dm::PartKind;
+use crate::dm::{PartKind, names};
 use crate::fs;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
@@ -183,6 +183,7 @@ impl Host {
 
     /// Where data and metadata go, if the pool can be made.
     fn place(&self, new: &CreatePool) -> Result<Place, PoolError> {
+        require_clear(&new.name)?;
         if let Some(path) = self.in_the_way(&new.name) {
             return Err(PoolError::PoolExists {
                 name: new.name.clone(),
@@ -299,6 +300,14 @@ impl Host {
         let devices = [device(&pair.data)?, device(&pair.metadata)?];
         Ok(Place::fresh(new, devices, [data.size(), metadata.size()]))
     }
+}
+
+/// That no container of another pool can have the name of a device of this one.
+pub(crate) fn require_clear(name: &PoolName) -> Result<(), PoolError> {
+    if names::is_ambiguous(name) {
+        return Err(PoolError::AmbiguousName { name: name.clone() });
+    }
+    Ok(())
 }
 
 /// The path as another command finds it, which may run in another directory.

@@ -1,13 +1,16 @@
 //! `device list` and `device inspect`: every dm device of ours, whichever pool it is of.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use crate::dm::{OwnKind, OwnUuid, PartKind, ThinStatus, ThinTable};
+use crate::dm::{OwnKind, OwnUuid, PartKind, ThinPoolTable, ThinStatus, ThinTable};
 use crate::fs;
 use crate::graph::code::ErrorCode;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
+use crate::graph::layout::DATA_FILE;
 use crate::graph::pool::Pool;
 use crate::graph::report::{DeviceKind, DeviceReport};
 use crate::ids::{PoolUuid, VolumeId, VolumeKind};
@@ -45,7 +48,11 @@ impl Host {
         let ours = self.own_devices()?;
         let mut reports = Vec::new();
         for (device, own) in &ours {
-            match self.device_report(device, own, &pools) {
+            let root = match pools.contains_key(&own.pool) {
+                true => None,
+                false => self.other_root(own.pool, &ours)?,
+            };
+            match self.device_report(device, own, &pools, root) {
                 // One whose removal was deferred may go at any time.
                 Err(error) if error.code() == ErrorCode::NotFound => {}
                 report => reports.push(report?),
@@ -111,11 +118,39 @@ impl Host {
         Ok(pools)
     }
 
+    /// The root that a pool is open under which is not under ours, where its data are in a file there.
+    pub(crate) fn other_root(
+        &self,
+        pool: PoolUuid,
+        devices: &[(DeviceInfo, OwnUuid)],
+    ) -> Result<Option<PathBuf>, PoolError> {
+        let is_it = |own: &OwnUuid| own.pool == pool && own.kind == OwnKind::Pool;
+        let Some((device, _)) = devices.iter().find(|(_, own)| is_it(own)) else {
+            return Ok(None);
+        };
+        let (_, table) = self.dm()?.control().table(DevId::Dev(device.dev))?;
+        let data = table
+            .first()
+            .filter(|line| line.kind == ThinPoolTable::TARGET)
+            .and_then(|line| ThinPoolTable::parse(&line.params).ok())
+            .map(|table| table.data);
+        let file = data.and_then(|data| {
+            let link = format!("/sys/dev/block/{data}/loop/backing_file");
+            std::fs::read(link).ok()
+        });
+        Ok(file.and_then(|file| {
+            let file = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
+            let root = file.parent()?.parent()?;
+            file.ends_with(DATA_FILE).then(|| root.to_owned())
+        }))
+    }
+
     fn device_report(
         &self,
         device: &DeviceInfo,
         own: &OwnUuid,
         pools: &HashMap<PoolUuid, Pool>,
+        root: Option<PathBuf>,
     ) -> Result<DeviceReport, PoolError> {
         let control = self.dm()?.control();
         let id = DevId::Dev(device.dev);
@@ -137,6 +172,7 @@ impl Host {
                 OwnKind::Volume(kind, _) => DeviceKind::Volume(kind),
             },
             pool: pool.map(|pool| pool.name().clone()),
+            root,
             owner: pool.map(|pool| pool.owner(own)).transpose()?.flatten(),
             devno: device.dev,
             node: self.node_of(device)?,

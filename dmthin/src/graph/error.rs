@@ -160,6 +160,14 @@ pub enum PoolError {
         /// Where.
         path: PathBuf,
     },
+    /// Containers of another pool could have the names of its devices.
+    #[error(
+        "{name} is no name for a new pool: its devices could not be told from containers of another's"
+    )]
+    AmbiguousName {
+        /// The name.
+        name: PoolName,
+    },
     /// The pool was written to by somebody else, or one of the two was restored from a copy.
     #[error(
         "pool {name} is at transaction {found}, its catalogue at {expected}: one of them was \
@@ -172,6 +180,10 @@ pub enum PoolError {
         found: TransactionId,
         /// In the catalogue.
         expected: TransactionId,
+        /// The directory of what is known of it here.
+        dir: PathBuf,
+        /// The disk that it lies on whole, and may have been opened on elsewhere.
+        disk: Option<PathBuf>,
     },
     /// The pool's metadata does not take a write.
     #[error("pool {name} is {mode}{}", if *needs_check { " and needs a check" } else { "" })]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::graph::error::PoolError;
+use crate::graph::lossy;
 use crate::ids::{DevNo, DmName, PoolName, ThinId, VolumeId};
 use crate::units::Bytes;
 
@@ -14,6 +15,8 @@ use crate::units::Bytes;
 pub enum FindingKind {
     /// A pool whose making or destroying was cut.
     HalfMadePool,
+    /// A pool that cannot be looked at, as its catalogue cannot be read.
+    DamagedPool,
     /// Catalogue and pool are not at the same transaction id.
     Unpaired,
     /// A device that was never given a table.
@@ -22,6 +25,8 @@ pub enum FindingKind {
     StrayDevice,
     /// A device of ours whose pool is not under this root.
     DeviceOfNoPool,
+    /// A device of ours whose pool is open under another root.
+    DeviceOfOtherRoot,
     /// A device whose input and output wait.
     Suspended,
     /// A row in state `creating`, and nobody makes it.
@@ -45,15 +50,35 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
+    /// All of them that a pool can have.
+    pub(crate) const OF_POOL: &[Self] = &[
+        Self::HalfMadePool,
+        Self::Unpaired,
+        Self::Husk,
+        Self::StrayDevice,
+        Self::Suspended,
+        Self::HalfMade,
+        Self::QueuedRemoval,
+        Self::HeldRemoval,
+        Self::LayerOfNoImage,
+        Self::UnknownThin,
+        Self::MissingThin,
+        Self::MissingDevice,
+        Self::StrayLoop,
+        Self::StrayNode,
+    ];
+
     /// The word for it, as in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HalfMadePool => "half-made-pool",
+            Self::DamagedPool => "damaged-pool",
             Self::Unpaired => "unpaired",
             Self::Husk => "husk",
             Self::StrayDevice => "stray-device",
             Self::DeviceOfNoPool => "device-of-no-pool",
+            Self::DeviceOfOtherRoot => "device-of-other-root",
             Self::Suspended => "suspended",
             Self::HalfMade => "half-made",
             Self::QueuedRemoval => "queued-removal",
@@ -70,7 +95,13 @@ impl FindingKind {
     /// Whether data are lost or not to be trusted: no cleaning helps.
     #[must_use]
     pub const fn is_damage(self) -> bool {
-        matches!(self, Self::Unpaired | Self::MissingThin)
+        matches!(self, Self::DamagedPool | Self::Unpaired | Self::MissingThin)
+    }
+
+    /// Whether it belongs where it is, and is told only so that nobody wonders.
+    #[must_use]
+    pub const fn is_notice(self) -> bool {
+        matches!(self, Self::DeviceOfOtherRoot)
     }
 }
 
@@ -110,6 +141,7 @@ pub struct Finding {
     /// The number of its device.
     pub devno: Option<DevNo>,
     /// Its node.
+    #[serde(serialize_with = "lossy::option")]
     pub node: Option<PathBuf>,
 }
 
@@ -155,6 +187,7 @@ impl Findings {
 
 fn verdict<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Result<(), PoolError> {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let findings = findings.filter(|finding| !finding.kind.is_notice());
     let damaged = findings
         .clone()
         .filter(|finding| finding.kind.is_damage())
@@ -258,6 +291,8 @@ mod tests {
         for kind in [
             FindingKind::HalfMadePool,
             FindingKind::Husk,
+            FindingKind::DamagedPool,
+            FindingKind::DeviceOfOtherRoot,
             FindingKind::LayerOfNoImage,
             FindingKind::StrayNode,
         ] {
@@ -275,6 +310,11 @@ mod tests {
             findings.require_clean().map_err(|error| error.code())
         };
         assert_eq!(code(&[]), Ok(()));
+        assert_eq!(code(&[FindingKind::DeviceOfOtherRoot]), Ok(()));
+        assert_eq!(
+            code(&[FindingKind::DamagedPool]),
+            Err(ErrorCode::NeedsCheck)
+        );
         assert_eq!(code(&[FindingKind::Husk]), Err(ErrorCode::Failure));
         assert_eq!(
             code(&[FindingKind::Husk, FindingKind::MissingThin]),

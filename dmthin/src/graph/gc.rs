@@ -8,7 +8,7 @@ use std::fs;
 
 use crate::backing::SparseFile;
 use crate::dm::{DmError, PoolStatus, names};
-use crate::graph::check::{Leads, half_made_pool, leads_to};
+use crate::graph::check::{Leads, damaged_pool, damages, half_made_pool, leads_to};
 use crate::graph::error::PoolError;
 use crate::graph::finding::{Collected, Collection, Finding, FindingKind, Outcome, Remedy};
 use crate::graph::host::Host;
@@ -36,6 +36,8 @@ const fn turn(kind: FindingKind) -> u8 {
         FindingKind::HalfMadePool
         | FindingKind::Unpaired
         | FindingKind::MissingThin
+        | FindingKind::DamagedPool
+        | FindingKind::DeviceOfOtherRoot
         | FindingKind::DeviceOfNoPool => 8,
     }
 }
@@ -86,11 +88,15 @@ impl Host {
             Some(name) => vec![self.pick_pool(Some(name))?],
             None => self.pool_names()?,
         };
+        let all = name.is_none();
         for name in &names {
-            match self.pool(name) {
-                Ok(pool) => pool.gc(dry_run, &mut run)?,
+            match self.pool(name).and_then(|pool| pool.gc(dry_run, &mut run)) {
+                Ok(()) => {}
                 Err(PoolError::PoolHalfMade { name }) => {
                     run.add(half_made_pool(name), Ok(Outcome::Kept));
+                }
+                Err(error) if damages(&error) && all => {
+                    run.add(damaged_pool(name, &error), Ok(Outcome::Kept));
                 }
                 Err(error) => return Err(error),
             }

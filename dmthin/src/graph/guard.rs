@@ -11,7 +11,8 @@ use crate::backing::{self, HostRoom};
 use crate::dm::{PoolStatus, WorkingPool};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
-use crate::graph::report::Usage;
+use crate::graph::monitor::{MonitorPolicy, Space as MonitoredSpace, step};
+use crate::graph::report::{LivePool, Usage};
 use crate::store::{BackingRecord, Guard, PoolRecord};
 use crate::units::{Bytes, Percent};
 
@@ -27,6 +28,44 @@ pub struct UntilGuard {
     pub data: Bytes,
     /// Of its metadata.
     pub metadata: Bytes,
+}
+
+/// How a space is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// There is room.
+    Fine,
+    /// Somebody should look: it is at the first step that a monitor tells of, or near its guard.
+    Filling,
+    /// The guard refuses new volumes, or less is left than a monitor's red line.
+    Short,
+}
+
+impl Level {
+    pub(crate) fn of(usage: Usage, until_guard: Bytes) -> Self {
+        let left = usage.total.saturating_sub(usage.used);
+        let near = MonitorPolicy::default().red_line.of(usage.total);
+        if until_guard == Bytes::ZERO || left < near {
+            Self::Short
+        } else if step(usage) > 0 || until_guard < near {
+            Self::Filling
+        } else {
+            Self::Fine
+        }
+    }
+}
+
+impl LivePool {
+    /// How one of its spaces is doing; none where the kernel does not say.
+    #[must_use]
+    pub fn level(&self, space: MonitoredSpace) -> Option<Level> {
+        let left = self.until_guard?;
+        let (usage, left) = match space {
+            MonitoredSpace::Data => (self.data?, left.data),
+            MonitoredSpace::Metadata => (self.metadata?, left.metadata),
+        };
+        Some(Level::of(usage, left))
+    }
 }
 
 /// Free, in all, and what of it must stay free.
@@ -158,6 +197,25 @@ mod tests {
         assert!(space(99).is_short() && !space(100).is_short());
         assert_eq!(space(250).until_guard(), Bytes::new(150));
         assert_eq!(space(99).until_guard(), Bytes::ZERO);
+    }
+
+    #[test]
+    fn a_level_goes_by_what_is_used_and_what_the_guard_leaves() {
+        let level = |used, until_guard| {
+            let usage = Usage {
+                used: Bytes::new(used),
+                total: Bytes::new(1000),
+            };
+            Level::of(usage, Bytes::new(until_guard))
+        };
+        assert_eq!(level(799, 101), Level::Fine);
+        assert_eq!(level(800, 100), Level::Filling);
+        assert_eq!(level(500, 50), Level::Fine);
+        assert_eq!(level(500, 49), Level::Filling);
+        assert_eq!(level(500, 0), Level::Short);
+        // No guard: the red line.
+        assert_eq!(level(950, 50), Level::Filling);
+        assert_eq!(level(951, 49), Level::Short);
     }
 
     #[test]

@@ -79,6 +79,20 @@ impl PoolError {
                 "say which: pool-cli queue list, then pool-cli queue cancel --volume VOLUME"
                     .to_owned()
             }
+            Self::AmbiguousName { .. } => {
+                "choose one without -ctr- in it, or -ctr at its end".to_owned()
+            }
+            Self::TransactionMismatch {
+                dir,
+                disk: Some(disk),
+                ..
+            } => format!(
+                "nothing was changed; if the disk was open on another host since, what is known of it \
+                 here is out of date: move {} away, out of its parent directory, then \
+                 pool-cli pool open --device {}",
+                dir.display(),
+                disk.display()
+            ),
             Self::Metadata { .. }
             | Self::Unformatted { .. }
             | Self::BlockSizeMismatch { .. }

@@ -1,7 +1,8 @@
 //! Devices that are suspended: by a process that died, or by us so that a full pool fails nobody.
 //!
 //! A container whose device is suspended waits, its virtual machine too, with no limit and no error,
-//! where the kernel's pool fails what it cannot serve after 60 s.
+//! where the kernel's pool fails what it cannot serve after 60 s. The monitor that holds it has a lock
+//! (`locks.rs`, byte 6) which goes with it: `gc` resumes what nobody living holds.
 
 use crate::dm::{OwnKind, OwnUuid};
 use crate::graph::error::PoolError;

@@ -9,6 +9,7 @@
 //! byte 3          who fills the ballast or lets it go takes it alone
 //! byte 4          who reads the pool's metadata takes it alone, last of all
 //! byte 5          who writes the catalogue's copy on the pool's disk takes it alone, last of all
+//! byte 6          a monitor shares it from before it has containers wait until they go on
 //! byte 2^32 + n   volume n: whoever makes, mounts, grows or removes it
 //! ```
 //!
@@ -27,6 +28,7 @@ const GROWTH: u64 = 2;
 const BALLAST: u64 = 3;
 const READING: u64 = 4;
 const COPY: u64 = 5;
+const HOLDING: u64 = 6;
 const VOLUMES: u64 = 1 << 32;
 
 fn volume_byte(volume: VolumeId) -> LockByte {
@@ -97,6 +99,19 @@ impl Locks {
     /// The copy of the catalogue for ourselves.
     pub(crate) fn copy(&self) -> Result<LockGuard, PoolError> {
         Ok(self.file.lock(LockByte::new(COPY), LockMode::Exclusive)?)
+    }
+
+    /// Says that we have containers wait, as long as we live.
+    pub(crate) fn share_holding(&self) -> Result<LockGuard, PoolError> {
+        Ok(self.file.lock(LockByte::new(HOLDING), LockMode::Shared)?)
+    }
+
+    /// Whether somebody who lives has containers wait.
+    pub(crate) fn is_holding(&self) -> Result<bool, PoolError> {
+        let free = self
+            .file
+            .try_lock(LockByte::new(HOLDING), LockMode::Exclusive)?;
+        Ok(free.is_none())
     }
 
     /// A volume for ourselves.

@@ -48,6 +48,7 @@ mod inside;
 mod layout;
 mod live;
 mod locks;
+pub mod lossy;
 mod lvm;
 mod monitor;
 mod moved;
@@ -64,6 +65,7 @@ mod report;
 mod status;
 mod survey;
 mod trim;
+mod volumes;
 mod who;
 
 pub use crate::fs::{Holder, MountNs, Pid, Process};
@@ -75,12 +77,12 @@ pub use create::{CreatePool, DevicePair, PoolOn};
 pub use error::PoolError;
 pub use finding::{Collected, Collection, Finding, FindingKind, Findings, Outcome, Remedy};
 pub use grow::{GrowPool, SetPool};
-pub use guard::UntilGuard;
+pub use guard::{Level, UntilGuard};
 pub use host::Host;
 pub use import::ImportSource;
 pub use monitor::{
-    Bell, Events, Look, MonitorEvent, MonitorPolicy, NoGrowth, OnFull, OnFullError, PoolMonitor,
-    Space,
+    Bell, Events, Look, Measure, Measured, MonitorEvent, MonitorOp, MonitorPolicy, NoGrowth,
+    OnFull, OnFullError, Operation, PoolMonitor, Space,
 };
 pub use moved::Adopted;
 pub use pool::Pool;
@@ -93,3 +95,4 @@ pub use report::{
     QueueRun, QueueState, RemovedContainer, RemovedImage, RepairReport, Repaired, TimeToFull,
     TrimReport, Usage, Verdict, VolumeCheck, WhoReport,
 };
+pub use volumes::VolumeUsage;

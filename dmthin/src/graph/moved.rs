@@ -13,7 +13,7 @@
 use std::path::Path;
 
 use crate::backing::BlockDevice;
-use crate::graph::create::{absolute, remove_path};
+use crate::graph::create::{absolute, remove_path, require_clear};
 use crate::graph::disk::read_label;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
@@ -72,6 +72,7 @@ impl Host {
                 path: self.layout().pool_dir(known.as_ref().unwrap_or(name)),
             });
         }
+        require_clear(name)?;
         // Open under another root of this host, or somebody else's by now.
         disk.check_unused()?;
         let (report, adopted) = self.adopt(&disk, &label, name)?;

@@ -273,6 +273,8 @@ impl Pool {
                 name: self.name().clone(),
                 found,
                 expected,
+                dir: self.host().layout().pool_dir(self.name()),
+                disk: record.disk().map(ToOwned::to_owned),
             }),
         }
     }

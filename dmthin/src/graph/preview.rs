@@ -11,6 +11,7 @@ use crate::fs::Holder;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
 use crate::graph::live::Live;
+use crate::graph::lossy;
 use crate::graph::pool::Pool;
 use crate::graph::removal::QueueRound;
 use crate::graph::report::QueueState;
@@ -39,8 +40,10 @@ pub struct RemovalPlan {
     /// Dm devices that would go.
     pub devices: Vec<DmName>,
     /// Files that would go.
+    #[serde(serialize_with = "lossy::list")]
     pub files: Vec<PathBuf>,
     /// Block devices that would be wiped.
+    #[serde(serialize_with = "lossy::list")]
     pub wiped: Vec<PathBuf>,
     /// What holds some of it: that comes back only when it is let go.
     pub held: Vec<Holder>,

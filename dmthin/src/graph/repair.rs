@@ -82,8 +82,11 @@ impl Host {
             });
         }
         pool.close()?;
-        let (copy, repaired) = pool.repair_metadata(&record)?;
-        pool.make_room_for_metadata(&record)?;
+        let repaired = pool.repair_metadata(&record).and_then(|done| {
+            pool.make_room_for_metadata(&record)?;
+            Ok(done)
+        });
+        let (copy, repaired) = pool.or_close(repaired)?;
         pool.open()?;
         drop(lock);
         Ok(RepairReport {
@@ -111,11 +114,25 @@ impl Host {
                 users: vec!["it is open".to_owned()],
             });
         }
-        look_at(pool.attach(&record, PartKind::Metadata)?.node())
+        let found = pool
+            .attach(&record, PartKind::Metadata)
+            .and_then(|metadata| look_at(metadata.node()));
+        let found = pool.or_close(found)?;
+        // Of a whole disk the part that has the metadata has a device now.
+        pool.close()?;
+        Ok(found)
     }
 }
 
 impl Pool {
+    /// The result; where that is an error, without the devices that were made for it.
+    fn or_close<T>(&self, result: Result<T, PoolError>) -> Result<T, PoolError> {
+        result.map_err(|error| {
+            let undo = self.close().map(drop);
+            error.with_undo(undo)
+        })
+    }
+
     /// Steps R1 to R3.
     fn repair_metadata(&self, record: &PoolRecord) -> Result<(PathBuf, Repaired), PoolError> {
         let metadata = self.attach(record, PartKind::Metadata)?;

@@ -220,6 +220,17 @@ impl Survey<'_> {
                         ),
                     )
                 }
+                OwnKind::Volume(VolumeKind::Container, _)
+                    if device.suspended && self.pool.locks().is_holding()? =>
+                {
+                    (
+                        FindingKind::Suspended,
+                        Remedy::Keep,
+                        format!(
+                            "device {name} is suspended: a monitor has it wait until the pool has room"
+                        ),
+                    )
+                }
                 _ if device.suspended => (
                     FindingKind::Suspended,
                     Remedy::Resume,

@@ -3,18 +3,24 @@
 //! Every method takes `&self`; the kernel locks for itself. A device is named by name, uuid or
 //! number, once. Names in [`IoctlError`] are those the caller used.
 
-use std::fs::{self, File, OpenOptions};
+mod flags;
+mod node;
+mod table;
+
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 
 use crate::ids::{DevNo, DmName, DmUuid};
 use crate::ioctl::abi::{self, Command};
-use crate::ioctl::buffer::{DevId, Reply, ReplySize, Request, align, call};
+use crate::ioctl::buffer::{DevId, Reply, ReplySize, Request, call};
+pub use crate::ioctl::control::flags::{
+    Cookie, Deferred, Flush, Removed, RemovedWhen, SuspendFlags,
+};
+use crate::ioctl::control::node::{make_node, node_error, open_node};
 use crate::ioctl::error::IoctlError;
 use crate::ioctl::reply::{
     self, DeviceInfo, DmVersion, EventNr, ListedDevice, TargetLine, TargetVersion,
@@ -23,90 +29,6 @@ use crate::units::Sectors;
 
 /// Where dm keeps its nodes.
 pub const DEV_MAPPER: &str = "/dev/mapper";
-/// The major number of misc devices, where `/proc/devices` cannot be read.
-const MISC_MAJOR: u32 = 10;
-
-/// A udev cookie: its semaphore's 16 bits below, udev flags above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Cookie(u32);
-
-impl Cookie {
-    /// No cookie: udev has nothing to complete.
-    pub const NONE: Self = Self(0);
-
-    /// From the semaphore's base and the udev flags.
-    #[must_use]
-    pub fn new(base: u16, flags: u16) -> Self {
-        Self(u32::from(flags) << 16 | u32::from(base))
-    }
-
-    /// As the kernel and udev see it.
-    #[must_use]
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-/// Whether a busy device is to be removed when its last user closes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deferred {
-    /// A busy device is an error.
-    No,
-    /// A busy device goes later.
-    Yes,
-}
-
-/// When a removed device goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RemovedWhen {
-    /// It is gone.
-    Now,
-    /// When its last user closes it.
-    Deferred,
-}
-
-/// What a removal did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Removed {
-    /// Whether the device is gone.
-    pub when: RemovedWhen,
-    /// Whether udev will complete the cookie.
-    pub uevent: bool,
-}
-
-/// How a device is suspended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SuspendFlags {
-    /// Do not wait for queued input and output.
-    pub noflush: bool,
-    /// Do not freeze the file system on it.
-    pub skip_lockfs: bool,
-}
-
-impl SuspendFlags {
-    fn flags(self) -> u32 {
-        let noflush = if self.noflush {
-            abi::DM_NOFLUSH_FLAG
-        } else {
-            0
-        };
-        let skip_lockfs = if self.skip_lockfs {
-            abi::DM_SKIP_LOCKFS_FLAG
-        } else {
-            0
-        };
-        noflush | skip_lockfs
-    }
-}
-
-/// Whether a status waits for what is outstanding to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flush {
-    /// Say what is so now. A thin-pool then commits nothing (`dm-thin.c:pool_status`).
-    No,
-    /// Commit first.
-    Yes,
-}
 
 /// The open control node.
 #[derive(Debug)]
@@ -325,7 +247,7 @@ impl Control {
         read_only: bool,
     ) -> Result<DeviceInfo, IoctlError> {
         let request = Request::on(Command::TableLoad, id);
-        let payload = table_payload(&request, table)?;
+        let payload = table::payload(&request, table)?;
         let count = u32::try_from(table.len())
             .map_err(|_| request.unsendable("a table", "", "at most 2^32 - 1 lines"))?;
         let flags = if read_only { abi::DM_READONLY_FLAG } else { 0 };
@@ -424,182 +346,5 @@ impl Control {
     pub fn arm_poll(&self) -> Result<(), IoctlError> {
         self.call(&Request::new(Command::DevArmPoll), ReplySize::Header)
             .map(drop)
-    }
-}
-
-fn table_payload(request: &Request, table: &[TargetLine]) -> Result<Vec<u8>, IoctlError> {
-    let mut payload = Vec::new();
-    for line in table {
-        if !(1..abi::DM_MAX_TYPE_NAME).contains(&line.kind.len()) || line.kind.contains('\0') {
-            let rule = "1 to 15 bytes and no NUL";
-            return Err(request.unsendable("the target's name", &line.kind, rule));
-        }
-        if line.params.contains('\0') {
-            return Err(request.unsendable("the target's line", &line.params, "no NUL in it"));
-        }
-        let end = size_of::<abi::DmTargetSpec>()
-            .saturating_add(line.params.len())
-            .saturating_add(1);
-        let next = align(end);
-        // In a request `next` counts from the record itself (`dm-ioctl.c:next_target`).
-        let next_field = u32::try_from(next)
-            .map_err(|_| request.unsendable("the target's line", "", "less than 4 GiB"))?;
-        let begin = payload.len();
-        payload.extend_from_slice(&line.start.get().to_ne_bytes());
-        payload.extend_from_slice(&line.len.get().to_ne_bytes());
-        payload.extend_from_slice(&0_i32.to_ne_bytes());
-        payload.extend_from_slice(&next_field.to_ne_bytes());
-        let mut kind = [0; abi::DM_MAX_TYPE_NAME];
-        for (to, from) in kind.iter_mut().zip(line.kind.bytes()) {
-            *to = from;
-        }
-        payload.extend_from_slice(&kind);
-        payload.extend_from_slice(line.params.as_bytes());
-        payload.resize(begin.saturating_add(next), 0);
-    }
-    Ok(payload)
-}
-
-fn open_node(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_CLOEXEC)
-        .open(path)
-}
-
-fn node_error(action: &'static str, path: &Path, error: &io::Error) -> IoctlError {
-    let path = PathBuf::from(path);
-    match Errno::from_io_error(error) {
-        Some(Errno::ACCESS | Errno::PERM) => IoctlError::PermissionDenied { path },
-        // A node whose driver is not there.
-        Some(Errno::NODEV | Errno::NXIO) => IoctlError::NoDeviceMapper { path },
-        errno => IoctlError::Io {
-            action,
-            path,
-            errno: errno.unwrap_or(Errno::IO),
-        },
-    }
-}
-
-/// Makes the control node by the numbers the kernel gives it.
-fn make_node(path: &Path) -> Result<(), IoctlError> {
-    let missing = || IoctlError::NoDeviceMapper {
-        path: path.to_owned(),
-    };
-    let misc = fs::read_to_string("/proc/misc").map_err(|_| missing())?;
-    let minor = number_of("device-mapper", &misc).ok_or_else(missing)?;
-    let major = fs::read_to_string("/proc/devices")
-        .ok()
-        .and_then(|devices| number_of("misc", &devices))
-        .unwrap_or(MISC_MAJOR);
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(|error| node_error("make", dir, &error))?;
-    }
-    let dev = DevNo::new(major, minor);
-    match rustix::fs::mknodat(
-        CWD,
-        path,
-        FileType::CharacterDevice,
-        Mode::RUSR | Mode::WUSR,
-        dev.to_dev_t(),
-    ) {
-        // Somebody was faster.
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(node_error("make", path, &errno.into())),
-    }
-}
-
-/// The number of a driver in a list of `number name` lines.
-fn number_of(driver: &str, list: &str) -> Option<u32> {
-    list.lines()
-        .filter_map(|line| line.trim().split_once(' '))
-        .find(|(_, name)| name.trim() == driver)
-        .and_then(|(number, _)| number.parse().ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn driver_numbers_are_read_from_proc() {
-        let misc = "235 autofs\n236 device-mapper\n 62 loop-control\n";
-        assert_eq!(number_of("device-mapper", misc), Some(236));
-        assert_eq!(number_of("loop-control", misc), Some(62));
-        assert_eq!(number_of("mapper", misc), None);
-        let devices = "Character devices:\n  1 mem\n 10 misc\n\nBlock devices:\n254 virtblk\n";
-        assert_eq!(number_of("misc", devices), Some(10));
-    }
-
-    #[test]
-    fn a_table_is_packed_as_the_kernel_walks_it() {
-        let name = DmName::new("a").unwrap();
-        let request = Request::on(Command::TableLoad, DevId::Name(&name));
-        let line = |start, kind: &str, params: &str| TargetLine {
-            start: Sectors::new(start),
-            len: Sectors::new(8),
-            kind: kind.to_owned(),
-            params: params.to_owned(),
-        };
-        let table = [line(0, "linear", "7:0 0"), line(8, "error", "")];
-        let payload = table_payload(&request, &table).unwrap();
-        let mut expected = Vec::new();
-        expected.extend_from_slice(&0_u64.to_ne_bytes());
-        expected.extend_from_slice(&8_u64.to_ne_bytes());
-        expected.extend_from_slice(&0_u32.to_ne_bytes());
-        expected.extend_from_slice(&48_u32.to_ne_bytes());
-        expected.extend_from_slice(b"linear\0\0\0\0\0\0\0\0\0\0");
-        expected.extend_from_slice(b"7:0 0\0\0\0");
-        expected.extend_from_slice(&8_u64.to_ne_bytes());
-        expected.extend_from_slice(&8_u64.to_ne_bytes());
-        expected.extend_from_slice(&0_u32.to_ne_bytes());
-        expected.extend_from_slice(&48_u32.to_ne_bytes());
-        expected.extend_from_slice(b"error\0\0\0\0\0\0\0\0\0\0\0");
-        expected.extend_from_slice(&[0; 8]);
-        assert_eq!(payload, expected);
-    }
-
-    #[test]
-    fn what_the_interface_cannot_carry_is_refused_here() {
-        let name = DmName::new("a").unwrap();
-        let request = Request::on(Command::TableLoad, DevId::Name(&name));
-        for (kind, params, what) in [
-            ("", "", "the target's name"),
-            ("sixteen-bytes-xx", "", "the target's name"),
-            ("a\0b", "", "the target's name"),
-            ("linear", "7:0\0", "the target's line"),
-        ] {
-            let line = TargetLine {
-                start: Sectors::ZERO,
-                len: Sectors::new(8),
-                kind: kind.to_owned(),
-                params: params.to_owned(),
-            };
-            let error = table_payload(&request, &[line]).unwrap_err();
-            assert!(
-                matches!(&error, IoctlError::Unsendable { what: found, .. } if *found == what),
-                "{error:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn why_the_node_cannot_be_opened_is_told_apart() {
-        let path = Path::new("/dev/mapper/control");
-        let error = |errno: Errno| node_error("open", path, &errno.into());
-        for errno in [Errno::NODEV, Errno::NXIO] {
-            assert!(matches!(
-                error(errno),
-                IoctlError::NoDeviceMapper { path: p } if p == path
-            ));
-        }
-        for errno in [Errno::ACCESS, Errno::PERM] {
-            assert!(matches!(
-                error(errno),
-                IoctlError::PermissionDenied { path: p } if p == path
-            ));
-        }
-        assert_eq!(error(Errno::MFILE).errno(), Some(Errno::MFILE));
     }
 }

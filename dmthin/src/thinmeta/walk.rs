@@ -2,7 +2,7 @@
 //!
 //! What bounds a walk whatever the blocks say: a child's number is below the device's end, its keys lie
 //! in the range that its parent gives it, no path leads through a block twice or deeper than any
-//! tree of the kernel's can be; and a walk that is given [`Seen`] reads no block twice.
+//! tree of the kernel's can be; and who walks may leave out what was seen, by [`Seen`].
 
 use std::collections::HashMap;
 
@@ -30,14 +30,26 @@ impl Seen {
             .0
             .entry(number / PAGE)
             .or_insert_with(|| Box::new([0; PAGE_WORDS]));
-        let word = usize::try_from(number % PAGE / WORD).unwrap_or(0);
-        let bit = 1_u64 << (number % WORD);
+        let (word, bit) = place(number);
         page.get_mut(word).is_some_and(|word| {
             let new = *word & bit == 0;
             *word |= bit;
             new
         })
     }
+
+    pub(super) fn contains(&self, number: u64) -> bool {
+        let (word, bit) = place(number);
+        let page = self.0.get(&(number / PAGE));
+        page.and_then(|page| page.get(word))
+            .is_some_and(|word| word & bit != 0)
+    }
+}
+
+/// The word of a page that a number is in, and its bit there.
+fn place(number: u64) -> (usize, u64) {
+    let word = usize::try_from(number % PAGE / WORD).unwrap_or(0);
+    (word, 1_u64 << (number % WORD))
 }
 
 /// A tree of a metadata device.
@@ -58,18 +70,18 @@ struct Range {
 }
 
 impl Tree {
-    /// Gives every leaf to `leaf`, in the order of the keys. Where there is a set of blocks that were
-    /// seen, a subtree whose root is in it is left out.
+    /// Gives every leaf to `leaf`, in the order of the keys. A subtree is left out where `enter` is
+    /// false for its root.
     pub(super) fn leaves<D: ReadAt>(
         self,
         reader: &mut BlockReader<D>,
-        seen: Option<&mut Seen>,
+        enter: &mut dyn FnMut(MetaBlocks) -> bool,
         leaf: &mut dyn FnMut(&Node<'_>) -> Result<(), Damage>,
     ) -> Result<(), ReadError> {
         Walk {
             tree: self,
             reader,
-            seen,
+            enter,
             leaf,
             path: Vec::new(),
         }
@@ -86,7 +98,7 @@ impl Tree {
 struct Walk<'a, D> {
     tree: Tree,
     reader: &'a mut BlockReader<D>,
-    seen: Option<&'a mut Seen>,
+    enter: &'a mut dyn FnMut(MetaBlocks) -> bool,
     leaf: &'a mut dyn FnMut(&Node<'_>) -> Result<(), Damage>,
     path: Vec<MetaBlocks>,
 }
@@ -99,9 +111,7 @@ impl<D: ReadAt> Walk<'_, D> {
         if self.path.len() >= DEPTH_MAX {
             return Err(Damage::new(block, Kind::Depth).into());
         }
-        if let Some(seen) = &mut self.seen
-            && !seen.insert(block.get())
-        {
+        if !(self.enter)(block) {
             return Ok(());
         }
         let bytes = self.reader.read(block)?;

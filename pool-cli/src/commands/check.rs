@@ -18,6 +18,8 @@ FINDING            is
 husk               a device that was never given a table
 stray-device       a device of a volume that is not in the catalogue
 device-of-no-pool  a device of a pool that is not under this root; another root may have it
+device-of-other-root
+                   a device of a pool that is open under another root: as it should be
 suspended          a device whose users wait
 half-made          a container, layer or base whose making was cut
 queued-removal     removed, and its space is not back; `queue run` does the same as gc
@@ -28,12 +30,13 @@ missing-device     a container that had a device and has none
 stray-loop         a loop device on a file of the pool that the pool does not use
 stray-node         a node of one of our names that leads nowhere or elsewhere
 half-made-pool     `pool create` or `pool destroy` was cut
+damaged-pool       its catalogue cannot be read; the other pools are looked at all the same
 missing-thin       in the catalogue, and not in the pool: lost
 unpaired           catalogue and pool are not of the same time
 
 GC is what `pool-cli gc` does about it: remove, finish, resume, activate; keep where it does nothing.
 With -q only the words of the first column are printed. Ends with exit code 0 where nothing was
-found, 1 where something was, 8 where something is lost or unpaired, 75 while another tool reads the
+found, 1 where something was, 8 where something is damaged, lost or unpaired, 75 while another tool reads the
 pool's metadata.
 
 Examples:

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use dmthin::graph::lossy;
 use serde::Serialize;
 
 use crate::args::Context;
@@ -56,12 +57,14 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
+    #[serde(serialize_with = "lossy::list")]
     files: &'a [PathBuf],
     settings: &'a [Row],
 }
 
 #[derive(Debug, Serialize)]
 struct Checked<'a> {
+    #[serde(serialize_with = "lossy::list")]
     files: &'a [PathBuf],
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dmthin::graph::{Change, ContainerReport, CreateContainer, Removing};
+use dmthin::graph::{Change, ContainerReport, CreateContainer, Removing, lossy};
 use dmthin::ids::ContainerName;
 use dmthin::units::{Bytes, NewSize};
 use serde::Serialize;
@@ -181,6 +181,7 @@ struct OneContainer<'a> {
 #[derive(Debug, Serialize)]
 struct Unmounted<'a> {
     name: &'a ContainerName,
+    #[serde(serialize_with = "lossy::list")]
     unmounted: &'a [PathBuf],
 }
 
@@ -345,13 +346,13 @@ fn container_fields(container: &ContainerReport) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use dmthin::ids::{DevNo, Digest, FsType, ThinId, VolumeId};
     use dmthin::store::VolumeState;
 
     use super::*;
 
-    fn container(active: bool) -> ContainerReport {
+    pub(crate) fn container(active: bool) -> ContainerReport {
         ContainerReport {
             name: ContainerName::new("web").unwrap(),
             image: "debian:12".to_owned(),

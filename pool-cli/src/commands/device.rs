@@ -97,11 +97,22 @@ const COLUMNS: &[Column<DeviceReport>] = &[
     shown("mounted-on", |d| {
         Cell::text(list(d.mounts.iter().map(|path| path.display())))
     }),
+    more("root", |d| {
+        Cell::text_or_dash(d.root.as_ref().map(|path| path.display()))
+    }),
     more("uuid", |d| Cell::text(&d.uuid)),
     more("node", |d| {
         Cell::text_or_dash(d.node.as_ref().map(|path| path.display()))
     }),
 ];
+
+/// Its pool, or where that is.
+fn pool_text(device: &DeviceReport) -> String {
+    match &device.root {
+        Some(root) => format!("- (under another root, {})", root.display()),
+        None => or_dash(device.pool.as_ref()),
+    }
+}
 
 fn device_fields(device: &DeviceReport) -> String {
     let mut rows = vec![
@@ -113,7 +124,7 @@ fn device_fields(device: &DeviceReport) -> String {
             or_dash(device.node.as_ref().map(|path| path.display())),
         ),
         ("Kind", device.kind.to_string()),
-        ("Pool", or_dash(device.pool.as_ref())),
+        ("Pool", pool_text(device)),
         ("Owner", or_dash(device.owner.as_ref())),
         ("Size", device.size.to_string()),
         ("State", state(device)),
@@ -155,6 +166,7 @@ mod tests {
             uuid: DmUuid::new("DMTHIN-11-container-9").unwrap(),
             kind: DeviceKind::Volume(VolumeKind::Container),
             pool: Some(PoolName::new("tank").unwrap()),
+            root: None,
             owner: Some("web".to_owned()),
             devno: DevNo::new(254, 3),
             node: None,
@@ -196,6 +208,12 @@ dmthin-tank-web  254:3    pool       -     -      10 GiB  1     2      suspended
 
     #[test]
     fn a_device_is_shown_whole() {
+        let elsewhere = DeviceReport {
+            pool: None,
+            root: Some("/srv/pools".into()),
+            ..device()
+        };
+        assert!(device_fields(&elsewhere).contains("- (under another root, /srv/pools)\n"));
         let leaving = DeviceReport {
             deferred_remove: true,
             ..device()

@@ -1,17 +1,18 @@
 //! `pool-cli df`: how much room there is, a pool a line.
 
-use dmthin::graph::{PoolReport, Usage};
+use dmthin::graph::{PoolReport, Space, Usage};
 use dmthin::units::Bytes;
 use serde::Serialize;
 
 use crate::args::Context;
 use crate::columns::{Cell, Column, ListArgs, more, shown};
-use crate::output::lines;
+use crate::output::{Colour, bar, colour_of, lines};
 
 pub(crate) const DF_HELP: &str = "\
 Of open pools. USED and FREE are of the pool's data, UNTIL GUARD is what is left before new things are
 refused, HOST FREE is what the file system below a sparse file has left, PROMISED are the sizes of all
-containers. Columns beside these: metadata, metadata-used, allocated, mode, full-in (seconds).
+containers. On a terminal shares are green, yellow from 80 % or near the guard, red where the guard
+refuses or 5 % are left. Columns beside these: bar, metadata, metadata-used, allocated, mode, full-in (seconds).
 
 Examples:
   pool-cli df
@@ -29,6 +30,10 @@ fn data(pool: &PoolReport) -> Option<Usage> {
 
 fn metadata(pool: &PoolReport) -> Option<Usage> {
     pool.live.as_ref()?.metadata
+}
+
+fn colour(pool: &PoolReport, space: Space) -> Option<Colour> {
+    pool.live.as_ref()?.level(space).map(colour_of)
 }
 
 fn share(usage: Option<Usage>) -> Cell {
@@ -49,14 +54,19 @@ const COLUMNS: &[Column<PoolReport>] = &[
     shown("free", |p| {
         Cell::size_or_dash(data(p).map(|d| d.total.saturating_sub(d.used)))
     }),
-    shown("use%", |p| share(data(p))),
-    shown("meta%", |p| share(metadata(p))),
+    shown("use%", |p| share(data(p)).coloured(colour(p, Space::Data))),
+    shown("meta%", |p| {
+        share(metadata(p)).coloured(colour(p, Space::Metadata))
+    }),
     shown("until-guard", |p| {
         let left = p.live.as_ref().and_then(|live| live.until_guard);
         Cell::size_or_dash(left.map(|left| left.data))
     }),
     shown("host-free", |p| Cell::size_or_dash(p.data.host_free)),
     shown("promised", |p| Cell::size(p.virtual_size)),
+    more("bar", |p| {
+        Cell::text_or_dash(data(p).map(bar)).coloured(colour(p, Space::Data))
+    }),
     more("metadata", |p| {
         Cell::size_or_dash(metadata(p).map(|m| m.total))
     }),
@@ -96,8 +106,8 @@ pub(crate) fn run(context: &Context, list: &ListArgs) -> anyhow::Result<()> {
             Err(error) => context.out.warn(&format!("pool {name}: {error}")),
         }
     }
-    let text = list.table(COLUMNS, &pools)?;
     let out = &context.out;
+    let text = list.painted(out, COLUMNS, &pools)?;
     out.show(&Pools { pools: &pools }, || {
         if out.quiet() {
             lines(pools.iter().map(|pool| pool.name.to_string()))

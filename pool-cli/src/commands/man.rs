@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man;
+use dmthin::graph::lossy;
 use serde::Serialize;
 
 use crate::args::{Cli, Context};
@@ -25,6 +26,7 @@ pub(crate) struct ManArgs {
 
 #[derive(Debug, Serialize)]
 struct Files<'a> {
+    #[serde(serialize_with = "lossy::list")]
     files: &'a [PathBuf],
 }
 

@@ -1,31 +1,28 @@
 //! `pool-cli monitor`: looks after pools until it is stopped.
 
-use std::collections::BTreeMap;
+mod charge;
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use dmthin::graph::{
-    Bell, Look, MonitorEvent, MonitorPolicy, OnFull, PoolError, PoolMonitor, QueueRound, QueueRun,
-};
+use dmthin::graph::{MonitorEvent, MonitorPolicy, OnFull};
 use dmthin::ids::PoolName;
 use dmthin::units::{Bytes, GrowthPercent, Percent};
 use serde::Serialize;
 
+use self::charge::Charges;
 use crate::args::{Context, size};
 use crate::config::{MonitorSettings, Threshold};
-use crate::metrics::{self, Counters, Watched};
+use crate::metrics::{self, Counters};
 use crate::notify::Notify;
 use crate::output::record;
 
 /// Events come in bursts: a container that is made is several. One look serves all of them.
 const BURST: Duration = Duration::from_millis(100);
-/// How often a queue that runs is looked at, for what it has done.
-const QUEUE_RUNS: Duration = Duration::from_secs(1);
 
 pub(crate) const MONITOR_HELP: &str = "\
 Sleeps until the kernel tells of an event, at the latest for --interval. Then, for each pool: grows
@@ -161,145 +158,6 @@ impl Event {
     }
 }
 
-/// One pool that is looked after.
-struct Charge {
-    monitor: PoolMonitor,
-    /// While we have it, removals leave the slow part to us.
-    bell: Option<Bell>,
-    queue: Option<JoinHandle<Result<QueueRun, PoolError>>>,
-}
-
-impl Charge {
-    /// Looks once; events come with those of a queue that has ended since.
-    fn look(&mut self) -> Result<(Look, Vec<Event>), PoolError> {
-        let mut look = self.monitor.look()?;
-        let mut events = Vec::new();
-        if self.queue.as_ref().is_some_and(JoinHandle::is_finished)
-            && let Some(Ok(run)) = self.queue.take().map(JoinHandle::join)
-        {
-            match run {
-                Ok(run) if run.removed.is_empty() => {}
-                Ok(run) => events.push(Event::Removed {
-                    event: "removed",
-                    removed: run.removed.len(),
-                }),
-                Err(error) => tracing::warn!(%error, "the queue cannot be run"),
-            }
-        }
-        if look.queue_due && self.queue.is_none() {
-            let pool = Arc::clone(self.monitor.pool());
-            // Beside us: discarding takes its time, and a pool that fills does not wait.
-            self.queue = Some(thread::spawn(move || pool.run_queue(QueueRound::Due)));
-        }
-        if self.queue.is_some() {
-            // Its end is no event of the kernel's.
-            look.next = look.next.min(QUEUE_RUNS);
-        }
-        Ok((look, events))
-    }
-}
-
-/// The pools that are looked after.
-struct Charges<'a> {
-    context: &'a Context,
-    args: &'a MonitorArgs,
-    charges: BTreeMap<PoolName, Charge>,
-    /// The last trouble with each, so that it is told once.
-    troubles: BTreeMap<PoolName, String>,
-}
-
-impl Charges<'_> {
-    fn names(&self) -> Result<Vec<PoolName>, PoolError> {
-        if !self.args.names.is_empty() {
-            return Ok(self.args.names.clone());
-        }
-        let pools = self.context.host.pools()?;
-        Ok(pools.into_iter().map(|pool| pool.name).collect())
-    }
-
-    fn look_at(&mut self, name: &PoolName) -> Result<(Look, Vec<Event>), PoolError> {
-        if !self.charges.contains_key(name) {
-            let pool = Arc::new(self.context.host.pool(name)?);
-            let policy = self.args.policy(&self.context.settings.monitor(name));
-            let bell = match pool.bell() {
-                Ok(bell) => Some(bell),
-                // All else goes on without it.
-                Err(error) => {
-                    tracing::warn!(pool = %name, %error, "removals cannot call the monitor");
-                    None
-                }
-            };
-            let charge = Charge {
-                bell,
-                monitor: PoolMonitor::new(pool, policy),
-                queue: None,
-            };
-            self.charges.insert(name.clone(), charge);
-        }
-        match self.charges.get_mut(name) {
-            Some(charge) => charge.look(),
-            None => Err(PoolError::PoolNotOpen { name: name.clone() }),
-        }
-    }
-
-    /// Looks at each pool; gives what happened, and when to look again.
-    fn look(&mut self) -> Result<(Vec<(PoolName, Event)>, Duration), PoolError> {
-        let mut all = Vec::new();
-        // For who waits for pools to come.
-        let mut next = self
-            .args
-            .policy(&self.context.settings.monitor_of_all())
-            .net;
-        let names = self.names()?;
-        self.charges.retain(|name, _| names.contains(name));
-        for name in names {
-            match self.look_at(&name) {
-                Ok((look, events)) => {
-                    self.troubles.remove(&name);
-                    next = next.min(look.next);
-                    let seen = look.events.into_iter().map(Event::Monitor);
-                    all.extend(seen.chain(events).map(|event| (name.clone(), event)));
-                    let idle = self.charges.get(&name).is_some_and(|c| c.queue.is_none());
-                    if !look.open && idle {
-                        // It may be another one when it opens again.
-                        self.charges.remove(&name);
-                    }
-                }
-                Err(error) => {
-                    self.charges.remove(&name);
-                    let text = error.to_string();
-                    if self.troubles.get(&name) != Some(&text) {
-                        tracing::warn!(pool = %name, %error, "cannot look at the pool");
-                        self.troubles.insert(name, text);
-                    }
-                }
-            }
-        }
-        Ok((all, next))
-    }
-
-    fn bells(&self) -> Vec<&Bell> {
-        let charges = self.charges.values();
-        charges.filter_map(|charge| charge.bell.as_ref()).collect()
-    }
-
-    /// The open pools as metrics tell them.
-    fn watched(&self) -> Vec<Watched> {
-        let mut watched = Vec::new();
-        for charge in self.charges.values() {
-            let pool = charge.monitor.pool();
-            match pool
-                .status()
-                .and_then(|report| Ok((report, pool.containers()?)))
-            {
-                Ok((pool, containers)) => watched.push(Watched { pool, containers }),
-                Err(error) => tracing::debug!(%error, "no metrics of a pool"),
-            }
-        }
-        watched
-    }
-}
-
 /// Runs until it is stopped.
 pub(crate) fn run(context: &Context, args: &MonitorArgs) -> anyhow::Result<()> {
     for name in &args.names {
@@ -312,12 +170,6 @@ pub(crate) fn run(context: &Context, args: &MonitorArgs) -> anyhow::Result<()> {
     if let Err(error) = events.lock_memory() {
         tracing::debug!(%error, "memory cannot be locked");
     }
-    let mut charges = Charges {
-        context,
-        args,
-        charges: BTreeMap::new(),
-        troubles: BTreeMap::new(),
-    };
     let metrics_file = args.metrics.clone().or_else(|| {
         let settings = match args.names.as_slice() {
             [name] => context.settings.monitor(name),
@@ -325,6 +177,7 @@ pub(crate) fn run(context: &Context, args: &MonitorArgs) -> anyhow::Result<()> {
         };
         settings.metrics_file
     });
+    let mut charges = Charges::new(context, args, metrics_file.is_some());
     let mut counters = Counters::default();
     let mut hooks: Vec<Child> = Vec::new();
     notify.tell("READY=1");
@@ -337,6 +190,9 @@ pub(crate) fn run(context: &Context, args: &MonitorArgs) -> anyhow::Result<()> {
                 counters.count(pool, event);
             }
             tell(context, args, &mut hooks, pool, event)?;
+        }
+        for (pool, operation) in charges.operations() {
+            counters.time(&pool, operation);
         }
         // A child that has ended is no zombie any more.
         hooks.retain_mut(|hook| !matches!(hook.try_wait(), Ok(Some(_))));

@@ -23,7 +23,7 @@ use crate::commands::plan;
 use crate::commands::repair::{self, REPAIR_HELP, RepairArgs};
 use crate::commands::trim;
 use crate::output::{lines, record};
-use show::{COLUMNS, adopted_text, opened, plan_fields, pool_fields};
+use show::{COLUMNS, adopted_text, opened, painted_fields, plan_fields};
 
 /// What can be done with pools.
 #[derive(Debug, Subcommand)]
@@ -70,8 +70,9 @@ Examples:
     List(ListArgs),
     /// Show how a pool is doing: space, mode, devices
     #[command(after_help = "\
-Sizes in --json are in bytes, the block size is in sectors of 512 bytes. With --watch it is shown again
-and again; in --json it is a line each time. When the pool is full is told from what the monitor saw.
+On a terminal the bars are green, yellow from 80 % or near the guard, red where the guard refuses or
+5 % are left. Sizes in --json are in bytes, the block size is in sectors of 512 bytes. With --watch it is shown again
+and again until Ctrl-C (exit code 130 in a shell); in --json it is a line each time. When the pool is full is told from what the monitor saw.
 
 Examples:
   pool-cli pool status
@@ -339,7 +340,7 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
                 if watch.is_some() {
                     out.clear()?;
                 }
-                out.show(&OnePool { pool: &pool }, || pool_fields(&pool))?;
+                out.show(&OnePool { pool: &pool }, || painted_fields(out, &pool))?;
                 match watch {
                     Some(seconds) => thread::sleep(Duration::from_secs(seconds)),
                     None => return Ok(()),

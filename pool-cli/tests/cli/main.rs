@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test helper")]
 
+mod colour;
 mod config;
 mod install;
 

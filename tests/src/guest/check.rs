@@ -27,6 +27,8 @@ pub(super) const TESTS: &[Test] = &[
     ("check_and_gc_of_rows", rows),
     ("check_tells_what_is_lost", tells_what_is_lost),
     ("check_and_gc_of_a_closed_pool", closed_pool),
+    ("check_goes_on_past_a_damaged_catalogue", damaged_catalogue),
+    ("check_knows_another_roots_devices", other_root),
     ("check_shares_the_metadata_snapshot", metadata_snapshot),
     ("check_leaves_running_commands_alone", running_commands),
 ];
@@ -535,4 +537,96 @@ fn running_commands(ctx: &Ctx) -> Result<()> {
         bail!("the commands: {}", String::from_utf8_lossy(&output.stdout));
     }
     clean(ctx)
+}
+
+/// One damaged catalogue hides nothing of the other pools.
+fn damaged_catalogue(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web"])?;
+    ctx.ok(&[
+        "pool",
+        "create",
+        "bad",
+        "--size",
+        "512M",
+        "--base-size",
+        "256M",
+    ])?;
+    ctx.ok(&["pool", "close", "bad"])?;
+    let dir = ctx.root.join("bad");
+    let aside = ctx.dir.join("whole");
+    witness("cp", &["-a", text(&dir), text(&aside)])?;
+    fs::write(dir.join("catalogue.db"), vec![0xa5; 65536])?;
+    remove_device("dmthin-tank-ctr-web")?;
+    let (code, items) = found(ctx, &["check"])?;
+    let kinds = ["damaged-pool", "missing-device"];
+    ensure!(
+        code == 8 && words(&items, "kind") == kinds,
+        "{code} {items:?}"
+    );
+    ensure!(
+        items
+            .iter()
+            .any(|item| item["pool"] == "bad" && item["kind"] == "damaged-pool"),
+        "{items:?}"
+    );
+    ctx.fails(&["check", "bad"], 8, "catalogue")?;
+    let (code, items) = found(ctx, &["gc"])?;
+    ensure!(
+        code == 8 && words(&items, "kind") == kinds && words(&items, "outcome") == ["done", "kept"],
+        "{code} {items:?}"
+    );
+    write_blocks("web", [0])?;
+    fs::remove_dir_all(&dir)?;
+    witness("cp", &["-a", text(&aside), text(&dir)])?;
+    clean(ctx)
+}
+
+/// A pool that is open under another root is no orphan here.
+fn other_root(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web"])?;
+    let here = Ctx {
+        root: ctx.dir.join("here"),
+        dir: ctx.dir.clone(),
+        shared: ctx.shared.clone(),
+        images: ctx.images.clone(),
+    };
+    here.ok(&[
+        "pool",
+        "create",
+        "mine",
+        "--size",
+        "512M",
+        "--base-size",
+        "256M",
+    ])?;
+    let (code, items) = found(&here, &["check"])?;
+    let two = ["device-of-other-root", "device-of-other-root"];
+    ensure!(
+        code == 0 && words(&items, "kind") == two,
+        "{code} {items:?}"
+    );
+    let says = format!("of a pool under another root, {}", text(&ctx.root));
+    ensure!(
+        items
+            .iter()
+            .all(|item| item["text"].as_str().is_some_and(|t| t.ends_with(&says))),
+        "{items:?}"
+    );
+    let (code, _) = found(&here, &["gc"])?;
+    ensure!(code == 0, "gc: {code}");
+    let listed = here.json(&["device", "list"])?;
+    let devices = listed["devices"].as_array().context("no devices")?;
+    for device in devices {
+        let theirs = device["name"]
+            .as_str()
+            .is_some_and(|name| name.contains("-tank-"));
+        let root = if theirs {
+            Value::from(text(&ctx.root))
+        } else {
+            Value::Null
+        };
+        ensure!(device["root"] == root, "{device}");
+    }
+    write_blocks("web", [0])?;
+    here.ok(&["pool", "destroy", "mine"]).map(drop)
 }

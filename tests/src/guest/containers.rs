@@ -1,11 +1,15 @@
 //! A container's life: its device, its mount, its size, its space.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::build;
 use super::harness::{Ctx, Test, df_mib, text, witness};
@@ -26,6 +30,11 @@ pub(super) const TESTS: &[Test] = &[
     ("container_rm_gives_space_back", removal_gives_space_back),
     ("container_names_and_states_are_checked", names_are_checked),
     ("container_sees_no_byte_of_a_deleted_one", sees_no_old_bytes),
+    ("container_mounted_on_no_text_is_told", mounted_on_no_text),
+    (
+        "container_names_no_other_pools_device",
+        names_of_other_pools,
+    ),
 ];
 
 /// A pool with the two-layer image in it.
@@ -324,4 +333,63 @@ fn sees_no_old_bytes(ctx: &Ctx) -> Result<()> {
         "{marks} bytes are not zero where 256 were written"
     );
     Ok(())
+}
+
+/// A directory whose name is no UTF-8, as `--json` tells it.
+fn mounted_on_no_text(ctx: &Ctx) -> Result<()> {
+    pool_with_image(ctx)?;
+    ctx.ok(&["container", "create", "demo:1", "--name", "web"])?;
+    let dir = ctx.dir.join(OsStr::from_bytes(b"odd\xff"));
+    fs::create_dir_all(&dir)?;
+    let mut mount = Command::new("pool-cli");
+    mount.args(["--root", text(&ctx.root), "container", "mount", "web"]);
+    ensure!(mount.arg(&dir).output()?.status.success());
+    let told = dir.to_string_lossy().into_owned();
+    ensure!(told.ends_with("odd\u{fffd}"), "{told}");
+    let asked = [
+        ctx.cli(&["--json", "container", "list"])?,
+        ctx.cli(&["--json", "device", "inspect", "web"])?,
+        // Whatever they said: nobody else here reads such a mount.
+        ctx.cli(&["--json", "container", "umount", "web"])?,
+    ];
+    let at = ["/containers/0/mounts/0", "/device/mounts/0", "/unmounted/0"];
+    for (output, at) in asked.iter().zip(at) {
+        ensure!(output.code == 0, "{}", output.stderr);
+        let answer: Value = serde_json::from_str(&output.stdout)?;
+        ensure!(
+            answer.pointer(at) == Some(&told.as_str().into()),
+            "{answer}"
+        );
+    }
+    Ok(())
+}
+
+/// `dmthin-tank-ctr-y-pool` is a container's of tank, and was a pool's too.
+fn names_of_other_pools(ctx: &Ctx) -> Result<()> {
+    pool_with_image(ctx)?;
+    for name in ["tank-ctr-y", "tank-ctr"] {
+        ctx.fails(&["pool", "create", name], 2, "no name for a new pool")?;
+        ensure!(!ctx.root.join(name).exists(), "{name} left something");
+    }
+    ctx.ok(&[
+        "pool",
+        "create",
+        "tank-y",
+        "--size",
+        "512M",
+        "--base-size",
+        "256M",
+    ])?;
+    for name in ["y-pool", "pool"] {
+        ctx.ok(&[
+            "--pool",
+            "tank",
+            "container",
+            "create",
+            "demo:1",
+            "--name",
+            name,
+        ])?;
+    }
+    ctx.ok(&["pool", "destroy", "tank-y"]).map(drop)
 }

@@ -58,24 +58,19 @@ pub(super) fn is_whole(ctx: &Ctx, name: &str) -> Result<()> {
     witness("e2fsck", &["-fn", device.as_str().context("no device")?]).map(drop)
 }
 
-/// `thin_check` of a closed pool's metadata, which lie on the disk so long from their place on.
-pub(super) fn check_disk(node: &str, mib: u64) -> Result<()> {
+/// A loop device on the metadata of a closed pool, which lie on the disk so long from their place on.
+pub(super) fn metadata_part(node: &str, mib: u64, more: &[&str]) -> Result<String> {
     let size = (mib << 20).to_string();
-    let part = witness(
-        "losetup",
-        &[
-            "-f",
-            "--show",
-            "-r",
-            "-o",
-            METADATA_AT,
-            "--sizelimit",
-            &size,
-            node,
-        ],
-    )?;
-    let checked = witness("thin_check", &[part.trim()]);
-    witness("losetup", &["-d", part.trim()])?;
+    let args = ["-f", "--show", "-o", METADATA_AT, "--sizelimit", &size];
+    let part = witness("losetup", &[&args[..], more, &[node]].concat())?;
+    Ok(part.trim().to_owned())
+}
+
+/// `thin_check` of a closed pool's metadata.
+pub(super) fn check_disk(node: &str, mib: u64) -> Result<()> {
+    let part = metadata_part(node, mib, &["-r"])?;
+    let checked = witness("thin_check", &[&part]);
+    detach(&part)?;
     checked.map(drop)
 }
 
@@ -310,7 +305,11 @@ fn moved(ctx: &Ctx) -> Result<()> {
     there.ok(&["pool", "close", "tank"])?;
     check_disk(&node, 64)?;
     // It was changed since it was here: what is known of it here is of another time.
-    ctx.fails(&["pool", "open", "tank"], 8, "transaction")?;
+    let moved = format!(
+        "move {} away, out of its parent directory, then pool-cli pool open --device {node}\n",
+        text(&ctx.root.join("tank"))
+    );
+    ctx.fails(&["pool", "open", "tank"], 8, &moved)?;
     ctx.fails(&["pool", "open", "--device", &node], 8, "transaction")?;
     fs::remove_dir_all(ctx.root.join("tank"))?;
     // Back, under another name.

@@ -17,6 +17,7 @@ mod harness;
 mod host;
 mod hostile;
 mod images;
+mod metrics;
 mod monitor;
 mod pairing;
 mod pools;
@@ -24,6 +25,7 @@ mod reboot;
 mod removal;
 mod repair;
 mod shared;
+mod watch;
 
 use std::path::Path;
 
@@ -45,6 +47,7 @@ const SHORT: &[&[Test]] = &[
 
 /// Those that fill pools, wait for time limits or take many volumes.
 const LONG: &[&[Test]] = &[
+    metrics::TESTS,
     monitor::TESTS,
     check::TESTS,
     dry_run::TESTS,
@@ -52,6 +55,7 @@ const LONG: &[&[Test]] = &[
     disks::TESTS,
     shared::TESTS,
     repair::TESTS,
+    watch::TESTS,
 ];
 
 /// Runs every test whose name contains one of `only` (all of them where it is empty), but for the long

@@ -27,6 +27,7 @@ pub(super) const TESTS: &[Test] = &[
     ("monitor_tells_systemd_prometheus_and_a_hook", tells),
     ("full_pool_on_error_fails_writers_and_recovers", errors),
     ("full_pool_on_freeze_holds_containers", freezes),
+    ("gc_leaves_what_a_living_monitor_holds", held_and_gc),
     ("full_pool_still_removes_and_trims", full),
     ("full_metadata_come_back_by_growth", full_metadata),
     ("ballast_is_made_kept_and_released", ballast),
@@ -34,7 +35,7 @@ pub(super) const TESTS: &[Test] = &[
 
 /// A monitor that runs until this goes.
 pub(super) struct Monitor {
-    child: Child,
+    pub(super) child: Child,
     log: PathBuf,
 }
 
@@ -71,7 +72,7 @@ impl Monitor {
     }
 
     /// Waits until it tells of something.
-    fn wait_for(&mut self, word: &str, seconds: u64) -> Result<Value> {
+    pub(super) fn wait_for(&mut self, word: &str, seconds: u64) -> Result<Value> {
         let started = Instant::now();
         loop {
             if let Some(event) = self.told(word)?.pop() {
@@ -216,7 +217,7 @@ fn killed(ctx: &Ctx) -> Result<()> {
 }
 
 /// How often a process gave the processor up of its own accord: it woke up so often.
-fn wake_ups(pid: u32) -> Result<u64> {
+pub(super) fn wake_ups(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
@@ -420,6 +421,35 @@ fn freezes(ctx: &Ctx) -> Result<()> {
     ensure!(!suspended("dmthin-tank-ctr-web")?);
     ctx.ok(&["container", "umount", "web"])?;
     witness("e2fsck", &["-fn", "/dev/mapper/dmthin-tank-ctr-web"]).map(drop)
+}
+
+/// `gc` lets go what a dead monitor left waiting, never what a living one holds.
+fn held_and_gc(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "128M", "--min-free-data", "0"])?;
+    let web = mounted(ctx, "web", "1G")?;
+    let device = "dmthin-tank-ctr-web";
+    // The pool is above this red line from the begin.
+    let line = ["--on-full", "freeze", "--red-line", "99"];
+    let args = [&line[..], &["--threshold", "off"]].concat();
+    let mut monitor = Monitor::start(ctx, &args)?;
+    monitor.wait_for("held", 60)?;
+    ensure!(suspended(device)?);
+    let kept = ctx.cli(&["gc", "tank"])?;
+    let says = "suspended: a monitor has it wait until the pool has room";
+    ensure!(
+        kept.code == 1 && kept.stdout.starts_with("kept\tsuspended\t"),
+        "{}{}",
+        kept.stdout,
+        kept.stderr
+    );
+    ensure!(kept.stdout.contains(says), "{}", kept.stdout);
+    ensure!(suspended(device)?, "let go beside a living monitor");
+    drop(monitor);
+    let told = ctx.ok(&["gc", "tank"])?;
+    ensure!(told.starts_with("done\tsuspended\t"), "{told}");
+    ensure!(!suspended(device)?);
+    fs::write(web.join("after"), "it works")?;
+    ctx.ok(&["container", "umount", "web"]).map(drop)
 }
 
 /// Writes to a device from `from` on until it refuses.

@@ -6,14 +6,17 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
+use super::disks::{check_disk, detach, metadata_part};
 use super::growth::{make, mounted, status};
-use super::harness::{Ctx, Test, run, text, witness};
+use super::harness::{Ctx, Test, block_device, run, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
     ("repair_clears_the_flag_of_a_sound_pool", flag),
     ("repair_rebuilds_damaged_metadata", damage),
     ("repair_that_fails_leaves_what_was", hopeless),
+    ("repair_on_two_block_devices", two_devices),
+    ("repair_on_one_whole_disk", whole_disk),
 ];
 
 const BLOCK: usize = 4096;
@@ -31,10 +34,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 /// A pool with a container that holds something, closed; gives its metadata file.
 fn closed_pool(ctx: &Ctx) -> Result<PathBuf> {
     make(ctx, &["--size", "1G"])?;
-    let web = mounted(ctx, "web", "512M")?;
-    fs::write(web.join("file"), vec![7; 20 << 20])?;
-    ctx.ok(&["container", "umount", "web"])?;
-    ctx.ok(&["pool", "close", "tank"])?;
+    fill_and_close(ctx)?;
     Ok(ctx.root.join("tank/metadata.img"))
 }
 
@@ -104,25 +104,95 @@ fn flag(ctx: &Ctx) -> Result<()> {
 /// where tells all that was in it.
 fn damage(ctx: &Ctx) -> Result<()> {
     let metadata = closed_pool(ctx)?;
-    let (file, block) = superblock(&metadata)?;
-    let field: [u8; 8] = block[64 + 16..64 + 24].try_into()?;
-    let root = u64::from_le_bytes(field);
-    file.write_all_at(&[0; BLOCK], root << 12)?;
-    file.sync_all()?;
-    drop(file);
+    wipe_bitmap_root(&metadata)?;
     ensure!(
         run("thin_check", &["-q", text(&metadata)])?.code != 0,
         "it is not damaged"
     );
+    rebuilt(ctx)
+}
+
+/// Takes away the root of the data space map's bitmaps, in metadata on a file or device.
+fn wipe_bitmap_root(metadata: &PathBuf) -> Result<()> {
+    let (file, block) = superblock(metadata)?;
+    let field: [u8; 8] = block[64 + 16..64 + 24].try_into()?;
+    let root = u64::from_le_bytes(field);
+    file.write_all_at(&[0; BLOCK], root << 12)?;
+    Ok(file.sync_all()?)
+}
+
+/// That damaged metadata are rebuilt, and everything is there then.
+fn rebuilt(ctx: &Ctx) -> Result<()> {
     ensure!(ctx.ok(&["pool", "repair", "tank", "--dry-run"])? == "metadata\trebuilt\n");
     let report = ctx.json(&["pool", "repair", "tank"])?["repair"].clone();
     ensure!(report["repaired"] == "rebuilt", "{report}");
     let volumes = report["volumes"].as_array().context("no volumes")?;
     ensure!(
-        volumes.iter().all(|volume| volume["checked"] == "clean"),
+        volumes.len() == 4 && volumes.iter().all(|volume| volume["checked"] == "clean"),
         "{report}"
     );
     is_whole(ctx)
+}
+
+fn fill_and_close(ctx: &Ctx) -> Result<()> {
+    let web = mounted(ctx, "web", "512M")?;
+    fs::write(web.join("file"), vec![7; 20 << 20])?;
+    ctx.ok(&["container", "umount", "web"])?;
+    ctx.ok(&["pool", "close", "tank"]).map(drop)
+}
+
+fn two_devices(ctx: &Ctx) -> Result<()> {
+    let (_, data) = block_device(ctx, "data", 1024)?;
+    let (_, metadata) = block_device(ctx, "metadata", 64)?;
+    make(ctx, &["--data", &data, "--metadata", &metadata])?;
+    fill_and_close(ctx)?;
+    wipe_bitmap_root(&metadata.clone().into())?;
+    ensure!(run("thin_check", &["-q", &metadata])?.code != 0);
+    rebuilt(ctx)?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    witness("thin_check", &["-q", &metadata])?;
+    ctx.ok(&["pool", "destroy", "tank"])?;
+    for node in [data, metadata] {
+        detach(&node)?;
+    }
+    Ok(())
+}
+
+fn whole_disk(ctx: &Ctx) -> Result<()> {
+    let (_, node) = block_device(ctx, "disk", 1024)?;
+    make(ctx, &["--device", &node])?;
+    fill_and_close(ctx)?;
+    let part = metadata_part(&node, 64, &[])?;
+    wipe_bitmap_root(&part.clone().into())?;
+    detach(&part)?;
+    ensure!(check_disk(&node, 64).is_err(), "it is not damaged");
+    ctx.ok(&["pool", "repair", "tank", "--dry-run"])?;
+    let left = witness("dmsetup", &["ls"])?;
+    ensure!(!left.contains("dmthin-"), "a dry run left {left}");
+    rebuilt(ctx)?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    check_disk(&node, 64)?;
+    // What a repair that could not be done leaves: no device of ours.
+    let part = metadata_part(&node, 64, &[])?;
+    let (file, whole) = superblock(&part.clone().into())?;
+    file.write_all_at(&vec![0xa5; 64 << 20], 0)?;
+    file.sync_all()?;
+    cannot_be_repaired(ctx)?;
+    ensure!(!witness("dmsetup", &["ls"])?.contains("dmthin-"));
+    drop((file, whole));
+    detach(&part)?;
+    ctx.ok(&["pool", "destroy", "tank"])?;
+    detach(&node)
+}
+
+fn cannot_be_repaired(ctx: &Ctx) -> Result<()> {
+    let failed = ctx.cli(&["pool", "repair", "tank"])?;
+    ensure!(
+        failed.code != 0 && failed.stderr.contains("thin_repair"),
+        "{}",
+        failed.stderr
+    );
+    Ok(())
 }
 
 /// Where thin_repair cannot help, everything is as it was.
@@ -135,12 +205,7 @@ fn hopeless(ctx: &Ctx) -> Result<()> {
     file.read_exact_at(&mut kept, 0)?;
     file.write_all_at(&vec![0xa5; length], 0)?;
     file.sync_all()?;
-    let failed = ctx.cli(&["pool", "repair", "tank"])?;
-    ensure!(
-        failed.code != 0 && failed.stderr.contains("thin_repair"),
-        "{}",
-        failed.stderr
-    );
+    cannot_be_repaired(ctx)?;
     let mut now = vec![0; length];
     file.read_exact_at(&mut now, 0)?;
     ensure!(now.iter().all(|byte| *byte == 0xa5), "it was changed");

@@ -45,6 +45,24 @@ fn remove_group(node: &str) -> Result<()> {
     detach(node)
 }
 
+fn create(ctx: &Ctx, on: &[&str]) -> Result<()> {
+    let args = ["pool", "create", "tank", "--base-size", "256M"];
+    ctx.ok(&[&args[..], on].concat()).map(drop)
+}
+
+fn no_device_of_ours() -> Result<()> {
+    let uuids = witness("dmsetup", &["info", "-c", "--noheadings", "-o", "uuid"])?;
+    ensure!(!uuids.contains("DMTHIN-"), "{uuids}");
+    Ok(())
+}
+
+/// That these thin ids are in a pool that is not active, and no others.
+fn left_in(metadata: &str, ids: &[&str]) -> Result<()> {
+    let left = witness("thin_ls", &["--no-headers", "-o", "DEV", metadata])?;
+    ensure!(left.split_whitespace().collect::<Vec<_>>() == ids, "{left}");
+    Ok(())
+}
+
 fn on_lvm_volumes(ctx: &Ctx) -> Result<()> {
     let pv = volume_group(ctx, 2048)?;
     for (name, size) in [("data", "512M"), ("meta", "16M"), ("whole", "512M")] {
@@ -55,8 +73,7 @@ fn on_lvm_volumes(ctx: &Ctx) -> Result<()> {
         (&pair[..], "vg/data", 768_u64),
         (&["--device", "/dev/vg/whole"][..], "vg/whole", 575),
     ] {
-        let args = ["pool", "create", "tank", "--base-size", "256M"];
-        ctx.ok(&[&args[..], on].concat())?;
+        create(ctx, on)?;
         fill(ctx, "web")?;
         witness("lvextend", &["-q", "-L", "+256M", volume])?;
         ctx.ok(&["pool", "grow"])?;
@@ -130,16 +147,7 @@ fn in_lvm_pool(ctx: &Ctx) -> Result<()> {
     )?;
     fs::write("/dev/vg/theirs", [0x7e; 1 << 20])?;
     let transaction = lvs("transaction_id", "vg/tp")?;
-    let args = [
-        "pool",
-        "create",
-        "tank",
-        "--base-size",
-        "256M",
-        "--existing",
-        "vg/tp",
-    ];
-    ctx.ok(&args)?;
+    create(ctx, &["--existing", "vg/tp"])?;
     fill(ctx, "web")?;
     let id = ctx.json(&["container", "inspect", "web"])?["container"]["thin_id"].clone();
     ensure!(number(&id)? > 1 << 23, "{id}");
@@ -169,8 +177,7 @@ fn in_lvm_pool(ctx: &Ctx) -> Result<()> {
     witness("lvextend", &["-q", "-L", "+256M", "vg/tp"])?;
     ensure!(number(&status(ctx)?["live"]["data"]["total"])? == 1280 << 20);
     ctx.ok(&["pool", "close", "tank"])?;
-    let ours = witness("dmsetup", &["info", "-c", "--noheadings", "-o", "uuid"])?;
-    ensure!(!ours.contains("DMTHIN-"), "{ours}");
+    no_device_of_ours()?;
     ctx.fails(&["container", "create", "demo:1"], 1, "not open")?;
     witness("vgchange", &["-q", "-an", "vg"])?;
     ctx.fails(&["pool", "open", "tank"], 1, "not active")?;
@@ -187,14 +194,7 @@ fn in_lvm_pool(ctx: &Ctx) -> Result<()> {
     ensure!(steps == 2, "from {transaction} to {now}");
     // Of ours nothing is left in it, of theirs all is.
     witness("vgchange", &["-q", "-an", "vg"])?;
-    let left = witness(
-        "thin_ls",
-        &["--no-headers", "-o", "DEV", &active_metadata()?],
-    )?;
-    ensure!(
-        left.split_whitespace().collect::<Vec<_>>() == ["1"],
-        "{left}"
-    );
+    left_in(&active_metadata()?, &["1"])?;
     witness("lvchange", &["-an", "-y", "vg/tp_tmeta"])?;
     witness("vgchange", &["-q", "-ay", "vg"])?;
     ensure!(fs::read("/dev/vg/theirs")?.starts_with(&[0x7e; 1 << 20]));
@@ -226,16 +226,7 @@ fn in_script_pool(ctx: &Ctx) -> Result<()> {
     message("create_thin 0")?;
     // Somebody is where we begin, too.
     message("create_thin 8388608")?;
-    let args = [
-        "pool",
-        "create",
-        "tank",
-        "--base-size",
-        "256M",
-        "--existing",
-        "script",
-    ];
-    ctx.ok(&args)?;
+    create(ctx, &["--existing", "script"])?;
     let pool = status(ctx)?;
     // In sectors: as the script made it.
     ensure!(pool["block_size"] == 256, "{pool}");
@@ -259,11 +250,7 @@ fn in_script_pool(ctx: &Ctx) -> Result<()> {
         "its transaction id was changed: {told}"
     );
     witness("dmsetup", &["remove", "script"])?;
-    let left = witness("thin_ls", &["--no-headers", "-o", "DEV", &metadata])?;
-    ensure!(
-        left.split_whitespace().collect::<Vec<_>>() == ["0", "8388608"],
-        "{left}"
-    );
+    left_in(&metadata, &["0", "8388608"])?;
     detach(&data)?;
     detach(&metadata)
 }
@@ -271,16 +258,7 @@ fn in_script_pool(ctx: &Ctx) -> Result<()> {
 /// Another thin-pool goes by the name of the one that the pool was made in.
 fn swapped_thin_pool(ctx: &Ctx) -> Result<()> {
     let (data, metadata) = script_pool(ctx)?;
-    let args = [
-        "pool",
-        "create",
-        "tank",
-        "--base-size",
-        "256M",
-        "--existing",
-        "script",
-    ];
-    ctx.ok(&args)?;
+    create(ctx, &["--existing", "script"])?;
     ctx.ok(&["pool", "close", "tank"])?;
     witness("dmsetup", &["remove", "script"])?;
     let (_, other) = block_device(ctx, "other", 16)?;
@@ -293,8 +271,7 @@ fn swapped_thin_pool(ctx: &Ctx) -> Result<()> {
         &["message", "script", "0", "create_thin 8388608"],
     )?;
     ctx.fails(&["pool", "open", "tank"], 8, "another one")?;
-    let ours = witness("dmsetup", &["info", "-c", "--noheadings", "-o", "uuid"])?;
-    ensure!(!ours.contains("DMTHIN-"), "{ours}");
+    no_device_of_ours()?;
     witness("dmsetup", &["remove", "script"])?;
     script_table(&data, &metadata)?;
     ctx.ok(&["pool", "open", "tank"])?;
@@ -307,15 +284,7 @@ fn swapped_thin_pool(ctx: &Ctx) -> Result<()> {
 }
 
 fn overcommit(ctx: &Ctx) -> Result<()> {
-    ctx.ok(&[
-        "pool",
-        "create",
-        "tank",
-        "--size",
-        "1G",
-        "--base-size",
-        "256M",
-    ])?;
+    create(ctx, &["--size", "1G"])?;
     fill(ctx, "web")?;
     // By default anything may be promised.
     let large = [

@@ -11,12 +11,18 @@
 
 mod bell;
 mod events;
+mod growth;
+mod measure;
+mod operation;
 mod policy;
 mod pool;
 mod samples;
 
 pub use bell::Bell;
 pub use events::{Events, MonitorEvent, NoGrowth, Space};
+pub use measure::{Measure, Measured};
+pub use operation::{MonitorOp, Operation};
+pub(crate) use policy::step;
 pub use policy::{MonitorPolicy, OnFull, OnFullError};
 pub use pool::{Look, PoolMonitor};
 pub(crate) use samples::{Sample, Samples};

@@ -3,21 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backing::{self, SparseFile};
 use crate::dm::{PoolMode, PoolStatus, WorkingPool};
 use crate::graph::error::PoolError;
-use crate::graph::grow::{GrowPool, SetPool};
-use crate::graph::guard::{data_space, host_least, metadata_space};
+use crate::graph::grow::SetPool;
+use crate::graph::guard::{data_space, metadata_space};
 use crate::graph::live::Live;
+use crate::graph::monitor::growth::Room;
+use crate::graph::monitor::measure::Due;
 use crate::graph::monitor::policy::step;
 use crate::graph::monitor::{
-    MonitorEvent, MonitorPolicy, NoGrowth, OnFull, Sample, Samples, Space,
+    Measure, MonitorEvent, MonitorOp, MonitorPolicy, NoGrowth, OnFull, Operation, Sample, Samples,
+    Space,
 };
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::report::Usage;
-use crate::store::{BackingRecord, PoolRecord, PoolState, StoreError, Timestamp, WhenFull};
-use crate::units::{BlockSize, Bytes, NewSize, Percent};
+use crate::ioctl::LockGuard;
+use crate::store::{PoolRecord, PoolState, StoreError, Timestamp, WhenFull};
 
 /// The shortest time between two looks that were not asked for by an event.
 const SOONEST: Duration = Duration::from_secs(1);
@@ -25,7 +27,6 @@ const SOONEST: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 /// The samples are written this often at the most.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
-
 /// What a look came to.
 #[derive(Debug)]
 pub struct Look {
@@ -43,8 +44,8 @@ pub struct Look {
 /// Looks after a pool.
 #[derive(Debug)]
 pub struct PoolMonitor {
-    pool: Arc<Pool>,
-    policy: MonitorPolicy,
+    pub(super) pool: Arc<Pool>,
+    pub(super) policy: MonitorPolicy,
     samples: Samples,
     saved: Option<Instant>,
     data: Told,
@@ -52,6 +53,10 @@ pub struct PoolMonitor {
     mode: (&'static str, bool),
     /// Whether containers may be waiting for us to let them go; a monitor before us may have died.
     holding: bool,
+    /// Tells others that those who wait are ours.
+    hold: Option<LockGuard>,
+    due: Due,
+    operations: Vec<Operation>,
 }
 
 /// What was told of a space and is not told again.
@@ -60,17 +65,6 @@ struct Told {
     step: u64,
     not_grown: Option<String>,
     retry: Option<Instant>,
-}
-
-/// A space with what it may become.
-struct Room<'a> {
-    space: Space,
-    usage: Usage,
-    least: Percent,
-    backing: &'a BackingRecord,
-    size: Bytes,
-    block_size: BlockSize,
-    most: Option<Bytes>,
 }
 
 impl PoolMonitor {
@@ -87,6 +81,9 @@ impl PoolMonitor {
             metadata: Told::default(),
             mode: (PoolMode::Rw.as_str(), false),
             holding: true,
+            hold: None,
+            due: Due::default(),
+            operations: Vec::new(),
         }
     }
 
@@ -102,13 +99,45 @@ impl PoolMonitor {
     /// [`PoolError::Store`], [`PoolError::Dm`] where the pool cannot be asked. What failed beyond that
     /// is in the answer.
     pub fn look(&mut self) -> Result<Look, PoolError> {
-        match self.look_at_open() {
+        let (look, operation) = Operation::timed(MonitorOp::Look, || self.look_at_open());
+        self.operations.push(operation);
+        match look {
             // It was closed while we looked.
             Err(PoolError::PoolNotOpen { .. } | PoolError::PoolHalfMade { .. }) => {
                 Ok(self.closed())
             }
             look => look,
         }
+    }
+
+    /// What was done since this was asked last, with the time that it took.
+    pub fn operations(&mut self) -> Vec<Operation> {
+        std::mem::take(&mut self.operations)
+    }
+
+    /// What there is to measure by now, if anything, to be done by [`Pool::measure`] beside the monitor.
+    /// None of it is told again before it is due again. Nothing is due above the red line, where
+    /// the pool's metadata have no block to spare, nor in another's thin-pool, whose metadata
+    /// snapshot is its owner's to take.
+    ///
+    /// # Errors
+    /// As of [`look`](Self::look).
+    pub fn measure_due(&mut self) -> Result<Option<Measure>, PoolError> {
+        let record = self.pool.record()?;
+        if record.state != PoolState::Ready || record.existing().is_some() {
+            return Ok(None);
+        }
+        let status = self.status(&record)?;
+        let PoolStatus::Working(pool) = &status else {
+            return Ok(None);
+        };
+        if !is_sound(&status) || self.is_red(&record, &status) {
+            return Ok(None);
+        }
+        let volumes = self.pool.catalogue().all_volumes()?;
+        let ids = volumes.iter().map(|volume| volume.thin_id).collect();
+        let state = (pool.transaction_id, pool.used_data, ids);
+        Ok(self.due.ask(state, Instant::now()))
     }
 
     fn closed(&self) -> Look {
@@ -265,7 +294,15 @@ impl PoolMonitor {
             if told.retry.is_some_and(|retry| retry > Instant::now()) {
                 continue;
             }
-            let result = self.grow_to(&room, target);
+            let op = match room.space {
+                Space::Data => MonitorOp::GrowData,
+                Space::Metadata => MonitorOp::GrowMetadata,
+            };
+            let (result, operation) = Operation::timed(op, || self.grow_to(&room, target));
+            // Where there is no room for it, nothing was done.
+            if matches!(result, Ok(_) | Err(NoGrowth::Failed(_))) {
+                self.operations.push(operation);
+            }
             let told = match room.space {
                 Space::Data => &mut self.data,
                 Space::Metadata => &mut self.metadata,
@@ -297,70 +334,6 @@ impl PoolMonitor {
         grown
     }
 
-    /// Grows one space as far as it may; gives its size then.
-    fn grow_to(&self, room: &Room<'_>, target: Bytes) -> Result<Bytes, NoGrowth> {
-        // Part of a block is of no use to the pool.
-        let block_size = room.block_size.to_bytes();
-        let mut to = target.checked_round_up(block_size).unwrap_or(target);
-        if let Some(most) = room.most {
-            if most <= room.size {
-                return Err(NoGrowth::AtMost { most });
-            }
-            to = to.min(most);
-        }
-        let BackingRecord::File { .. } = room.backing else {
-            return self.grow_device(room, to);
-        };
-        let path = self.pool.backing_path(room.backing);
-        let allocated = SparseFile::open(&path)
-            .and_then(|file| file.allocated())
-            .map_err(PoolError::from)?;
-        let host = backing::host_room(&path).map_err(PoolError::from)?;
-        // What the file has not taken yet of its size, it may still take.
-        let most = allocated.saturating_add(host.free.saturating_sub(host_least(host)));
-        if most <= room.size {
-            let free = host.free;
-            return Err(NoGrowth::HostRoom { path, free });
-        }
-        self.grown(room, Some(to.min(most)))
-    }
-
-    /// Takes a device that has become larger, or makes it larger first, where that is allowed.
-    fn grow_device(&self, room: &Room<'_>, to: Bytes) -> Result<Bytes, NoGrowth> {
-        let size = self.grown(room, None)?;
-        if size > room.size {
-            return Ok(size);
-        }
-        if self.policy.lvextend {
-            match self.grown(room, Some(to)) {
-                // It is no volume of LVM's.
-                Err(NoGrowth::Failed(PoolError::DeviceShort { .. })) => {}
-                result => return result,
-            }
-        }
-        let path = self.pool.backing_path(room.backing);
-        let size = room.size;
-        Err(NoGrowth::Device { path, size })
-    }
-
-    /// `pool grow` for one space; its size then.
-    fn grown(&self, room: &Room<'_>, to: Option<Bytes>) -> Result<Bytes, NoGrowth> {
-        let to = to.map(NewSize::To);
-        let mut grow = GrowPool {
-            lvextend: self.policy.lvextend,
-            ..GrowPool::default()
-        };
-        match room.space {
-            Space::Data => grow.data = to,
-            Space::Metadata => grow.metadata = to,
-        }
-        let (_, report) = self.pool.grow(&grow)?;
-        Ok(match room.space {
-            Space::Data => report.data.size,
-            Space::Metadata => report.metadata.size,
-        })
-    }
-
     /// What is left to do for a pool that is nearly full and has not been grown.
     fn at_red_line(
         &mut self,
@@ -369,7 +342,12 @@ impl PoolMonitor {
         events: &mut Vec<MonitorEvent>,
     ) -> Result<(), PoolError> {
         if self.is_red(record, status) {
-            match self.pool.release_ballast() {
+            let release = || self.pool.release_ballast();
+            let (released, operation) = Operation::timed(MonitorOp::ReleaseBallast, release);
+            if !matches!(released, Err(PoolError::Store(StoreError::BallastNotFound))) {
+                self.operations.push(operation);
+            }
+            match released {
                 Ok(size) => {
                     events.push(MonitorEvent::BallastReleased { size });
                     *status = self.status(record)?;
@@ -381,6 +359,9 @@ impl PoolMonitor {
         if self.is_red(record, status) {
             if self.policy.on_full == Some(OnFull::Freeze) {
                 self.holding = true;
+                if self.hold.is_none() {
+                    self.hold = Some(self.pool.locks().share_holding()?);
+                }
                 let containers = self.pool.live()?.hold_containers()?;
                 if containers > 0 {
                     events.push(MonitorEvent::Held { containers });
@@ -389,6 +370,7 @@ impl PoolMonitor {
         } else if self.holding {
             let containers = self.pool.live()?.let_containers_go()?;
             self.holding = false;
+            self.hold = None;
             if containers > 0 {
                 events.push(MonitorEvent::LetGo { containers });
             }

@@ -1,5 +1,7 @@
 //! What a pool may lie on, ids that may be another's, and what was promised.
 
+use tempfile::TempDir;
+
 use crate::ids::{DmName, PoolName, ThinId, VolumeKind};
 use crate::store::tests::{BASE, BASE_SIZE, Temp, container, image, pool, ready_base, stack};
 use crate::store::{
@@ -25,15 +27,42 @@ fn shared_pool() -> NewPool {
     }
 }
 
+fn part(path: &str, mib: u64) -> BackingRecord {
+    BackingRecord::Part {
+        path: path.into(),
+        start: Bytes::from_mib(mib),
+    }
+}
+
+fn disk_pool() -> NewPool {
+    NewPool {
+        data: part("/dev/sdb", 193),
+        metadata: part("/dev/sdb", 65),
+        ..pool()
+    }
+}
+
+/// A catalogue of this pool, as long as its directory is kept.
+fn create(new: &NewPool) -> (TempDir, Catalogue) {
+    let dir = tempfile::tempdir().unwrap();
+    let catalogue = Catalogue::create(dir.path().join("c.db"), new).unwrap();
+    (dir, catalogue)
+}
+
+/// What is new about the pool on another host.
+fn moved(foreign_ids: bool) -> MovedPool {
+    MovedPool {
+        name: PoolName::new("other").unwrap(),
+        disk: "/dev/vdc".into(),
+        foreign_ids,
+    }
+}
+
 #[test]
 fn every_backing_is_read_as_it_was_written() {
-    let part = |start| BackingRecord::Part {
-        path: "/dev/sdb".into(),
-        start: Bytes::from_mib(start),
-    };
     let thin_pool = |uuid| BackingRecord::ThinPool(existing(uuid));
     for (data, metadata, foreign_ids) in [
-        (part(193), part(65), false),
+        (part("/dev/sdb", 193), part("/dev/sdb", 65), false),
         (
             thin_pool(Some("LVM-abc-tpool")),
             thin_pool(Some("LVM-abc-tpool")),
@@ -46,8 +75,7 @@ fn every_backing_is_read_as_it_was_written() {
             metadata: metadata.clone(),
             ..pool()
         };
-        let dir = tempfile::tempdir().unwrap();
-        let catalogue = Catalogue::create(dir.path().join("c.db"), &new).unwrap();
+        let (_dir, catalogue) = create(&new);
         let record = catalogue.pool().unwrap();
         assert_eq!((&record.data, &record.metadata), (&data, &metadata));
         assert_eq!(record.foreign_ids, foreign_ids);
@@ -63,17 +91,7 @@ fn every_backing_is_read_as_it_was_written() {
 
 #[test]
 fn a_disk_is_known_by_its_new_path() {
-    let dir = tempfile::tempdir().unwrap();
-    let part = |path: &str, start| BackingRecord::Part {
-        path: path.into(),
-        start: Bytes::from_mib(start),
-    };
-    let new = NewPool {
-        data: part("/dev/sdb", 193),
-        metadata: part("/dev/sdb", 65),
-        ..pool()
-    };
-    let catalogue = Catalogue::create(dir.path().join("c.db"), &new).unwrap();
+    let (_dir, catalogue) = create(&disk_pool());
     let record = catalogue.set_disk("/dev/sdc".as_ref()).unwrap();
     assert_eq!(record.data, part("/dev/sdc", 193));
     assert_eq!(record.metadata, part("/dev/sdc", 65));
@@ -86,8 +104,7 @@ fn a_disk_is_known_by_its_new_path() {
 /// Where others have ids too, one is ours only once the kernel made it.
 #[test]
 fn an_id_that_is_not_made_can_be_changed_for_the_next() {
-    let dir = tempfile::tempdir().unwrap();
-    let catalogue = Catalogue::create(dir.path().join("c.db"), &shared_pool()).unwrap();
+    let (_dir, catalogue) = create(&shared_pool());
     let id = |n: u64| ThinId::new((1 << 23) + n).unwrap();
     let volume = catalogue.begin_volume(BASE).unwrap();
     assert_eq!((volume.thin_id, volume.made), (id(0), false));
@@ -155,17 +172,7 @@ fn every_byte_that_a_writer_may_fill_is_counted() {
 /// As another host gets it: the same catalogue, but for what is new about the pool there.
 #[test]
 fn a_catalogue_moves_as_bytes() {
-    let here = tempfile::tempdir().unwrap();
-    let part = |path: &str, start| BackingRecord::Part {
-        path: path.into(),
-        start: Bytes::from_mib(start),
-    };
-    let new = NewPool {
-        data: part("/dev/sdb", 193),
-        metadata: part("/dev/sdb", 65),
-        ..pool()
-    };
-    let catalogue = Catalogue::create(here.path().join("c.db"), &new).unwrap();
+    let (here, catalogue) = create(&disk_pool());
     let base = ready_base(&catalogue);
     let before = catalogue.pool().unwrap();
     assert!(catalogue.was_written());
@@ -178,11 +185,7 @@ fn a_catalogue_moves_as_bytes() {
     let there = tempfile::tempdir().unwrap();
     let path = there.path().join("c.db");
     for foreign_ids in [false, true] {
-        let moved = MovedPool {
-            name: PoolName::new("other").unwrap(),
-            disk: "/dev/vdc".into(),
-            foreign_ids,
-        };
+        let moved = moved(foreign_ids);
         let adopted = Catalogue::adopt(&path, &content, &moved).unwrap();
         adopted.check().unwrap();
         let expected = PoolRecord {
@@ -203,11 +206,7 @@ fn a_catalogue_moves_as_bytes() {
         drop(adopted);
         Catalogue::delete(&path).unwrap();
     }
-    let moved = MovedPool {
-        name: PoolName::new("other").unwrap(),
-        disk: "/dev/vdc".into(),
-        foreign_ids: false,
-    };
+    let moved = moved(false);
     assert!(Catalogue::adopt(&path, &content[..5000], &moved).is_err());
     assert!(Catalogue::adopt(&path, b"nonsense", &moved).is_err());
     assert_eq!(std::fs::read_dir(there.path()).unwrap().count(), 0);

@@ -127,6 +127,7 @@ fn devices_are_those_of_thin_ls_now_and_in_the_snapshot() {
         assert_eq!(devices.len(), 265);
         let rows = rows(listed);
         assert_eq!(rows.len(), devices.len());
+        let mut all = found.exclusives().unwrap();
         for (device, [id, mapped, exclusive, transaction, created, snapshotted]) in
             devices.iter().zip(rows)
         {
@@ -140,7 +141,9 @@ fn devices_are_those_of_thin_ls_now_and_in_the_snapshot() {
             assert_eq!(*device, expected);
             let alone = found.exclusive(&[device.id].into()).unwrap();
             assert_eq!(alone, DataBlocks::new(exclusive), "{device:?}");
+            assert_eq!(all.remove(&device.id), Some(alone), "{device:?}");
         }
+        assert!(all.is_empty(), "{all:?} are no devices");
     }
 }
 
@@ -361,6 +364,7 @@ proptest! {
         let mut found = held(&image).unwrap();
         let _ = found.devices();
         let _ = found.exclusive(&[thin(0), thin(2)].into());
+        let _ = found.exclusives();
         let _ = found.runs(thin(1));
     }
 

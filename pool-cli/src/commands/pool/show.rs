@@ -1,14 +1,14 @@
 //! How `pool-cli pool` shows pools.
 
 use dmthin::graph::{
-    Adopted, BackingReport, PoolPlan, PoolReport, PoolSummary, PoolWord, Promised, TimeToFull,
-    UntilGuard,
+    Adopted, BackingReport, PoolPlan, PoolReport, PoolSummary, PoolWord, Promised, Space,
+    TimeToFull, UntilGuard,
 };
 use dmthin::store::Guard;
 use dmthin::units::{Bytes, Percent};
 
 use crate::columns::{Cell, Column, more, shown};
-use crate::output::{fields, or_dash, record, usage};
+use crate::output::{Output, colour_of, fields, or_dash, record, usage};
 use crate::time;
 
 pub(super) const fn word(state: PoolWord) -> &'static str {
@@ -74,6 +74,18 @@ pub(super) const fn zeroing_text(zeroing: bool) -> &'static str {
     } else {
         "off (single tenant): containers can read what others wrote before"
     }
+}
+
+/// The fields with how full it is in colours, where there are any.
+pub(super) fn painted_fields(out: &Output, pool: &PoolReport) -> String {
+    let parts = pool.live.iter().flat_map(|live| {
+        let spaces = [(Space::Data, live.data), (Space::Metadata, live.metadata)];
+        spaces.into_iter().filter_map(|(space, used)| {
+            let level = live.level(space).map(colour_of);
+            Some((usage(used?), level))
+        })
+    });
+    out.paint_in(&pool_fields(pool), parts)
 }
 
 pub(super) fn pool_fields(pool: &PoolReport) -> String {

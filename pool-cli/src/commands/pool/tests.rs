@@ -9,9 +9,11 @@ use dmthin::ids::{DevNo, FsType, PoolUuid, TransactionId};
 use dmthin::store::Guard;
 use dmthin::units::{BlockSize, Bytes, DataBlocks};
 
+use super::show::pool_fields;
 use super::*;
 use crate::args::{Cli, Command};
 use crate::config::CreateSettings;
+use crate::output::Output;
 
 fn create(line: &str) -> Result<CreatePool, clap::Error> {
     create_with(line, CreateSettings::default())
@@ -223,6 +225,29 @@ pub(crate) fn report() -> PoolReport {
         },
         foreign_ids: true,
     }
+}
+
+#[test]
+fn bars_have_the_colour_of_what_is_left() {
+    let data = |used: u64, to_go: u64| {
+        let mut pool = report();
+        let live = pool.live.as_mut().unwrap();
+        live.data.as_mut().unwrap().used = Bytes::from_gib(used);
+        live.until_guard.as_mut().unwrap().data = Bytes::from_gib(to_go);
+        let text = painted_fields(&Output::new(false, false, true), &pool);
+        text.lines()
+            .find_map(|line| Some(line.strip_prefix("Data:")?.trim_start().to_owned()))
+            .unwrap()
+    };
+    let bar = |code, cells: usize, rest| {
+        let bar = "#".repeat(cells) + &".".repeat(24 - cells);
+        format!("\u{1b}[{code}m[{bar}]  {rest}\u{1b}[0m")
+    };
+    assert_eq!(data(25, 65), bar(32, 6, "25.0 %  25 GiB of 100 GiB"));
+    assert_eq!(data(80, 10), bar(33, 19, "80.0 %  80 GiB of 100 GiB"));
+    assert_eq!(data(75, 0), bar(31, 18, "75.0 %  75 GiB of 100 GiB"));
+    let plain = painted_fields(&Output::new(false, false, false), &report());
+    assert_eq!(plain, pool_fields(&report()));
 }
 
 #[test]
