@@ -17,6 +17,7 @@ mod host;
 mod hostile;
 mod images;
 mod monitor;
+mod moving;
 mod pairing;
 mod pools;
 mod reboot;
@@ -70,6 +71,24 @@ pub fn run(work: &Path, images: &Path, short: bool, only: &[String]) -> Result<b
 pub fn before_reboot(work: &Path) -> Result<bool> {
     let tests: &[Test] = &[("reboot_prepare_a_pool_in_use", reboot::before)];
     harness::run_all(tests, work, Path::new("/nowhere"), &[], false)
+}
+
+/// Fills the disks that another machine will open.
+///
+/// # Errors
+/// As [`run`].
+pub fn before_move(work: &Path) -> Result<bool> {
+    let tests: &[Test] = &[("disk_is_filled_for_another_machine", moving::before)];
+    harness::run_all(tests, work, Path::new("/nowhere"), &[], false)
+}
+
+/// Opens them there.
+///
+/// # Errors
+/// As [`run`].
+pub fn after_move(work: &Path) -> Result<bool> {
+    let tests: &[Test] = &[("disk_moves_to_another_machine", moving::after)];
+    harness::run_all(tests, work, Path::new("/nowhere"), &[], true)
 }
 
 /// Looks at what a reboot left.
