@@ -8,6 +8,7 @@
 mod build;
 mod check;
 mod containers;
+mod cycles;
 mod devices;
 mod disks;
 mod dry_run;
@@ -48,6 +49,7 @@ const LONG: &[&[Test]] = &[
     check::TESTS,
     dry_run::TESTS,
     host::TESTS,
+    cycles::TESTS,
     disks::TESTS,
     shared::TESTS,
     repair::TESTS,

@@ -32,7 +32,7 @@ pub(super) const TESTS: &[Test] = &[
 const WEB: &str = "/dev/mapper/dmthin-tank-ctr-web";
 
 /// A program that holds something until it is dropped.
-struct Holder(Child);
+pub(super) struct Holder(Child);
 
 impl Holder {
     fn pid(&self) -> u32 {
@@ -47,26 +47,26 @@ impl Drop for Holder {
     }
 }
 
-fn pool_with_image(ctx: &Ctx) -> Result<()> {
+pub(super) fn pool_with_image(ctx: &Ctx) -> Result<()> {
     ctx.pool("tank")?;
     let image = build::small_image(&ctx.dir, "demo:1")?;
     ctx.ok(&["image", "import", text(&image)]).map(drop)
 }
 
-fn create(ctx: &Ctx, name: &str) -> Result<()> {
+pub(super) fn create(ctx: &Ctx, name: &str) -> Result<()> {
     ctx.ok(&["container", "create", "demo:1", "--name", name])
         .map(drop)
 }
 
 /// Holds a device open as its standard input.
-fn hold_open(device: &str) -> Result<Holder> {
+pub(super) fn hold_open(device: &str) -> Result<Holder> {
     let node = File::open(device).with_context(|| device.to_owned())?;
     let sleep = Command::new("sleep").arg("1000").stdin(node).spawn()?;
     Ok(Holder(sleep))
 }
 
 /// Mounts a device where only a process of its own sees it.
-fn hold_mounted(device: &str, dir: &Path) -> Result<Holder> {
+pub(super) fn hold_mounted(device: &str, dir: &Path) -> Result<Holder> {
     let script = format!(
         "mount {device} {} && echo ready && exec sleep 1000",
         text(dir)
@@ -84,7 +84,7 @@ fn hold_mounted(device: &str, dir: &Path) -> Result<Holder> {
 }
 
 /// Removes a container that is held: it must be quick and succeed, and leave the volume queued.
-fn remove_held(ctx: &Ctx, name: &str) -> Result<Value> {
+pub(super) fn remove_held(ctx: &Ctx, name: &str) -> Result<Value> {
     let started = Instant::now();
     let gone = ctx.json(&["container", "rm", name])?;
     let took = started.elapsed();
@@ -95,7 +95,7 @@ fn remove_held(ctx: &Ctx, name: &str) -> Result<Value> {
     Ok(gone)
 }
 
-fn queue(ctx: &Ctx) -> Result<Vec<Value>> {
+pub(super) fn queue(ctx: &Ctx) -> Result<Vec<Value>> {
     let listed = ctx.json(&["queue", "list"])?;
     listed["queue"].as_array().cloned().context("no queue")
 }
@@ -116,7 +116,7 @@ fn who(ctx: &Ctx, name: &str, kind: &str) -> Result<Vec<Value>> {
 }
 
 /// Nothing but the base, the image's two layers and the pool's own device is left of the pool.
-fn nothing_is_left(ctx: &Ctx) -> Result<()> {
+pub(super) fn nothing_is_left(ctx: &Ctx) -> Result<()> {
     ensure!(queue(ctx)?.is_empty(), "the queue is not empty");
     let ids = thin_ids(ctx, "tank")?;
     ensure!(ids.split_whitespace().count() == 3, "thin ids {ids:?}");

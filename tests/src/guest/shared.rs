@@ -1,16 +1,22 @@
 //! Pools on lvm2's volumes and in thin-pools of others, and what a pool may promise.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use super::containers::{given_back, write_300_mb};
 use super::disks::{check_disk, detach, elsewhere, fill, is_whole, number, status};
-use super::harness::{Ctx, Test, block_device, witness};
+use super::harness::{Ctx, Test, block_device, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
     ("lvm_volumes_carry_a_pool_and_grow", on_lvm_volumes),
+    (
+        "lvm_volumes_pass_discards_to_the_disk",
+        discards_through_lvm,
+    ),
     ("existing_pool_of_lvm_is_shared_and_left_alone", in_lvm_pool),
     (
         "existing_pool_of_dmsetup_is_shared_and_left_alone",
@@ -73,6 +79,50 @@ fn on_lvm_volumes(ctx: &Ctx) -> Result<()> {
         is_whole(ctx, "web")?;
         ctx.ok(&["pool", "destroy", "tank"])?;
     }
+    remove_group(&pv)
+}
+
+/// What is removed in the pool is a hole in the file below the volume group. LVM has no say in this:
+/// linear volumes pass discards on always; its `issue_discards`, which is off, is about what it does
+/// itself when a volume goes, so that what is still mapped then stays on the disk.
+fn discards_through_lvm(ctx: &Ctx) -> Result<()> {
+    let pv = volume_group(ctx, 1024)?;
+    for (name, size) in [("data", "768M"), ("meta", "64M")] {
+        witness("lvcreate", &["-qy", "-Wn", "-L", size, "-n", name, "vg"])?;
+    }
+    let args = ["pool", "create", "tank", "--base-size", "512M"];
+    let on = ["--data", "/dev/vg/data", "--metadata", "/dev/vg/meta"];
+    ctx.ok(&[&args[..], &on].concat())?;
+    fill(ctx, "web")?;
+    let allocated = || -> Result<u64> {
+        rustix::fs::sync();
+        Ok(fs::metadata(ctx.dir.join("pv"))?.blocks() << 9)
+    };
+    let dir = ctx.mkdir("mnt")?;
+    ctx.ok(&["container", "mount", "web", text(&dir)])?;
+    let empty = allocated()?;
+    write_300_mb(&dir.join("big"))?;
+    let full = allocated()?;
+    ctx.ok(&["container", "umount", "web"])?;
+    ctx.ok(&["container", "rm", "web"])?;
+    given_back(empty, full, allocated()?)?;
+    // A volume that LVM removes with all in it gives nothing back.
+    fill(ctx, "web")?;
+    ctx.ok(&["container", "mount", "web", text(&dir)])?;
+    write_300_mb(&dir.join("big"))?;
+    ctx.ok(&["container", "umount", "web"])?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    witness("thin_check", &["/dev/vg/meta"])?;
+    let full = allocated()?;
+    let dump = witness(
+        "lvmconfig",
+        &["--typeconfig", "full", "devices/issue_discards"],
+    )?;
+    ensure!(dump.trim() == "issue_discards=0", "{dump}");
+    fs::remove_dir_all(ctx.root.join("tank"))?;
+    witness("lvremove", &["-qfy", "vg/data"])?;
+    let kept = allocated()?;
+    ensure!(kept >= full - (1 << 20), "{kept} of {full}");
     remove_group(&pv)
 }
 
