@@ -80,7 +80,7 @@ fn names(dir: &str) -> Result<BTreeSet<PathBuf>> {
 
 /// All that a container can leave outside of the pool.
 #[derive(Debug, PartialEq)]
-struct Outside {
+pub(super) struct Outside {
     devices: String,
     loops: String,
     mounts: String,
@@ -91,7 +91,8 @@ struct Outside {
 }
 
 impl Outside {
-    fn now() -> Result<Self> {
+    /// As it is now.
+    pub(super) fn now() -> Result<Self> {
         let is_dm = |path: &PathBuf| text(path).starts_with("/dev/dm-");
         Ok(Self {
             devices: witness(
@@ -108,7 +109,7 @@ impl Outside {
     }
 
     /// That all is as it was.
-    fn is_still(&self) -> Result<()> {
+    pub(super) fn is_still(&self) -> Result<()> {
         ensure!(
             eventually(|| Ok(Self::now()? == *self))?,
             "before {self:?}\nafter {:?}",

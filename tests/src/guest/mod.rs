@@ -12,13 +12,16 @@ mod cycles;
 mod devices;
 mod disks;
 mod dry_run;
+mod extend;
 mod growth;
 mod harness;
 mod host;
 mod hostile;
 mod images;
+mod load;
 mod monitor;
 mod moving;
+mod namespaces;
 mod pairing;
 mod pools;
 mod reboot;
@@ -41,6 +44,7 @@ const SHORT: &[&[Test]] = &[
     images::TESTS,
     hostile::TESTS,
     devices::TESTS,
+    namespaces::TESTS,
 ];
 
 /// Those that fill pools, wait for time limits or take many volumes.
@@ -50,6 +54,8 @@ const LONG: &[&[Test]] = &[
     dry_run::TESTS,
     host::TESTS,
     cycles::TESTS,
+    load::TESTS,
+    extend::TESTS,
     disks::TESTS,
     shared::TESTS,
     repair::TESTS,

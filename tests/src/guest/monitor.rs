@@ -33,13 +33,13 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// A monitor that runs until this goes.
-struct Monitor {
+pub(super) struct Monitor {
     child: Child,
     log: PathBuf,
 }
 
 impl Monitor {
-    fn start(ctx: &Ctx, args: &[&str]) -> Result<Self> {
+    pub(super) fn start(ctx: &Ctx, args: &[&str]) -> Result<Self> {
         Self::start_with(ctx, args, |_| {})
     }
 
@@ -64,14 +64,14 @@ impl Monitor {
         Ok(events.collect::<Result<_, _>>()?)
     }
 
-    fn told(&self, word: &str) -> Result<Vec<Value>> {
+    pub(super) fn told(&self, word: &str) -> Result<Vec<Value>> {
         let mut events = self.events()?;
         events.retain(|event| event["event"] == word);
         Ok(events)
     }
 
     /// Waits until it tells of something.
-    fn wait_for(&mut self, word: &str, seconds: u64) -> Result<Value> {
+    pub(super) fn wait_for(&mut self, word: &str, seconds: u64) -> Result<Value> {
         let started = Instant::now();
         loop {
             if let Some(event) = self.told(word)?.pop() {

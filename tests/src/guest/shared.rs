@@ -30,7 +30,7 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// A volume group on a disk of the test's own.
-fn volume_group(ctx: &Ctx, mib: u64) -> Result<String> {
+pub(super) fn volume_group(ctx: &Ctx, mib: u64) -> Result<String> {
     // lvm2 is built to wait for udev, and to find its nodes made by it.
     if !Path::new("/run/udev/control").exists() {
         let settings = "activation { udev_sync = 0 udev_rules = 0 verify_udev_operations = 1 }\n";
@@ -43,7 +43,7 @@ fn volume_group(ctx: &Ctx, mib: u64) -> Result<String> {
     Ok(node)
 }
 
-fn remove_group(node: &str) -> Result<()> {
+pub(super) fn remove_group(node: &str) -> Result<()> {
     witness("vgck", &["vg"])?;
     witness("vgremove", &["-qfy", "vg"])?;
     witness("pvremove", &["-qy", node])?;
@@ -126,8 +126,9 @@ fn discards_through_lvm(ctx: &Ctx) -> Result<()> {
     remove_group(&pv)
 }
 
-fn lvs(what: &str, volume: &str) -> Result<String> {
-    let told = witness("lvs", &["--noheadings", "-o", what, volume])?;
+/// What `lvs` says of a volume, sizes in bytes.
+pub(super) fn lvs(what: &str, volume: &str) -> Result<String> {
+    let told = witness("lvs", &["--noheadings", "--units=b", "-o", what, volume])?;
     Ok(told.trim().to_owned())
 }
 
