@@ -122,7 +122,7 @@ fn discards_through_lvm(ctx: &Ctx) -> Result<()> {
     fs::remove_dir_all(ctx.root.join("tank"))?;
     witness("lvremove", &["-qfy", "vg/data"])?;
     let kept = allocated()?;
-    ensure!(kept >= full - (1 << 20), "{kept} of {full}");
+    ensure!(kept >= full.saturating_sub(1 << 20), "{kept} of {full}");
     remove_group(&pv)
 }
 
