@@ -3,8 +3,8 @@
 //! A cookie is a System V semaphore whose key goes with the `ioctl` into the uevent; udev's rules
 //! count it down when they are done (`95-dm-notify.rules` runs `dmsetup udevcomplete`). It starts
 //! at 1, which is ours; each `ioctl` that may send a uevent adds 1; then ours is taken off and 0
-//! is waited for. So cookies are used only where a udevd runs and its rules complete them, the
-//! wait is bounded, and the semaphore is removed on every path.
+//! is waited for. So cookies are used only where a udevd runs, shares our semaphores, and has rules
+//! that complete them, the wait is bounded, and the semaphore is removed on every path.
 
 use std::fs;
 use std::path::Path;
@@ -25,6 +25,8 @@ const RULE_DIRS: [&str; 5] = [
     "usr/lib/udev/rules.d",
     "lib/udev/rules.d",
 ];
+/// The first IPC namespace, `IPC_NS_INIT_INO`.
+const FIRST_IPC: &str = "ipc:[4026531839]";
 const NOTIFY_RULES: &str = "95-dm-notify.rules";
 
 /// Who makes device nodes.
@@ -40,12 +42,21 @@ impl NodePolicy {
     /// Looks at what runs beneath a root directory, `/` but for tests.
     #[must_use]
     pub fn detect(root: &Path) -> Self {
-        if root.join("run/udev/control").exists() && rules_complete_cookies(root) {
+        if root.join("run/udev/control").exists()
+            && shares_semaphores(root)
+            && rules_complete_cookies(root)
+        {
             Self::Udev
         } else {
             Self::Own
         }
     }
+}
+
+/// Whether we are in the first IPC namespace, as udevd is (`include/uapi/linux/nsfs.h`): in a container
+/// that only has the host's `/run`, nobody would ever find our semaphores.
+fn shares_semaphores(root: &Path) -> bool {
+    fs::read_link(root.join("proc/self/ns/ipc")).is_ok_and(|name| name == Path::new(FIRST_IPC))
 }
 
 /// Whether the rules run a program that is there to count cookies down.
@@ -169,9 +180,11 @@ mod tests {
     use super::*;
     use crate::ioctl::Errno;
 
-    /// A root directory with these files.
-    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+    /// A root directory with these files, seen from an IPC namespace of this name.
+    fn root(files: &[(&str, &str)], ipc: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("proc/self/ns")).unwrap();
+        std::os::unix::fs::symlink(ipc, root.path().join("proc/self/ns/ipc")).unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -212,8 +225,11 @@ mod tests {
                 NodePolicy::Own,
             ),
         ] {
-            let root = root(files);
-            assert_eq!(NodePolicy::detect(root.path()), policy, "{files:?}");
+            let first = root(files, "ipc:[4026531839]");
+            assert_eq!(NodePolicy::detect(first.path()), policy, "{files:?}");
+            // In a container nobody counts its semaphores down.
+            let own = root(files, "ipc:[4026532201]");
+            assert_eq!(NodePolicy::detect(own.path()), NodePolicy::Own, "{files:?}");
         }
     }
 

@@ -34,6 +34,10 @@ enum What {
     BeforeReboot,
     /// Find it again.
     AfterReboot,
+    /// Fill the disks that another machine will open.
+    BeforeMove,
+    /// Open them there.
+    AfterMove,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         } => guest::run(&args.work, &images, short, &only),
         What::BeforeReboot => guest::before_reboot(&args.work),
         What::AfterReboot => guest::after_reboot(&args.work),
+        What::BeforeMove => guest::before_move(&args.work),
+        What::AfterMove => guest::after_move(&args.work),
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,

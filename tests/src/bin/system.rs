@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use dmthin_tests::apt;
 use dmthin_tests::fixture::{Variant, image};
 use dmthin_tests::vm::{
-    Cmd, Disk, Kernel, RunningVm, Size, Vm, static_program, static_tests, witness_program,
+    Cmd, Disk, Kernel, Output, RunningVm, Size, Vm, static_program, static_tests, witness_program,
 };
 
 /// Runs the system tests on real kernels.
@@ -34,6 +34,15 @@ struct Args {
     only: Vec<String>,
 }
 
+/// The test that takes two machines of its own; by this very name it runs alone.
+const MOVE: &str = "disk_moves_to_another_machine";
+
+impl Args {
+    fn moves(&self) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| MOVE.contains(word.as_str()))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Udev {
     Yes,
@@ -45,7 +54,7 @@ enum Udev {
 type Machine = (Kernel, bool);
 
 /// The longest that all the tests of one machine may take.
-const LIMIT: Duration = Duration::from_secs(70 * 60);
+const LIMIT: Duration = Duration::from_secs(90 * 60);
 
 /// Whether a machine runs the long tests too: half of the machines do, so that each kernel does, and
 /// udevd is there for one and not for the other.
@@ -76,6 +85,9 @@ fn run(args: &Args) -> Result<bool> {
         };
         machines.extend(with_udev.iter().map(|udev| (*kernel, *udev)));
     }
+    if args.only == [MOVE] {
+        machines.clear();
+    }
     machines.reverse();
     let (queue, totals) = (Mutex::new(machines), Mutex::new(Totals::default()));
     std::thread::scope(|scope| {
@@ -100,6 +112,13 @@ fn run(args: &Args) -> Result<bool> {
         }
     });
     let mut totals = totals.into_inner().expect("no holder panics");
+    if args.moves()
+        && let (Some(from), Some(to)) = (args.kernels.first(), args.kernels.last())
+    {
+        for (machine, report) in guest.moved((*from, false), (*to, args.udev != Udev::No))? {
+            totals.add(machine, &report);
+        }
+    }
     if args.only.is_empty() {
         for module in ["dm_thin_pool", "dm_mod"] {
             totals.add((Kernel::V6_1, false), &guest.without(module)?);
@@ -292,6 +311,35 @@ impl Guest {
             )
         };
         Ok(Report::of(verdict))
+    }
+
+    /// One machine fills two disks and ends, the power going; another kernel's machine, with no other
+    /// disk of the first, opens them.
+    fn moved(&self, from: Machine, to: Machine) -> Result<[(Machine, Report); 2]> {
+        let dir = tempfile::tempdir_in(apt::work_directory())?;
+        let boot = |(kernel, udev): Machine| -> Result<RunningVm> {
+            let mut vm = Vm::new(kernel)
+                .udev(udev)
+                .disk(Disk::scratch("work", Size::gib(2)).mounted_at("/srv"))
+                .timeout(LIMIT);
+            for name in ["closed", "pulled"] {
+                let file = dir.path().join(name);
+                vm = vm.disk(Disk::file_or_new(name, file, Size::gib(1)));
+            }
+            for (host, guest) in self.programs.iter().take(2) {
+                vm = vm.program(host, guest);
+            }
+            vm.start()
+        };
+        let mut vm = boot(from)?;
+        let filled = vm.run(Cmd::new(["guest-tests", "before-move"]))?;
+        vm.power_cut();
+        drop(vm);
+        let mut vm = boot(to)?;
+        let opened = vm.run(Cmd::new(["guest-tests", "after-move"]))?;
+        vm.shutdown()?;
+        let report = |output: &Output| Report::of(output.out() + &output.err());
+        Ok([(from, report(&filled)), (to, report(&opened))])
     }
 
     /// Prepares a pool, reboots the machine under it, and looks at it again.

@@ -9,16 +9,21 @@ mod build;
 mod cancel;
 mod check;
 mod containers;
+mod cycles;
 mod devices;
 mod disks;
 mod dry_run;
+mod extend;
 mod growth;
 mod harness;
 mod host;
 mod hostile;
 mod images;
+mod load;
 mod metrics;
 mod monitor;
+mod moving;
+mod namespaces;
 mod pairing;
 mod pools;
 mod reboot;
@@ -43,6 +48,7 @@ const SHORT: &[&[Test]] = &[
     images::TESTS,
     hostile::TESTS,
     devices::TESTS,
+    namespaces::TESTS,
 ];
 
 /// Those that fill pools, wait for time limits or take many volumes.
@@ -52,6 +58,9 @@ const LONG: &[&[Test]] = &[
     check::TESTS,
     dry_run::TESTS,
     host::TESTS,
+    cycles::TESTS,
+    load::TESTS,
+    extend::TESTS,
     disks::TESTS,
     shared::TESTS,
     repair::TESTS,
@@ -76,6 +85,24 @@ pub fn run(work: &Path, images: &Path, short: bool, only: &[String]) -> Result<b
 pub fn before_reboot(work: &Path) -> Result<bool> {
     let tests: &[Test] = &[("reboot_prepare_a_pool_in_use", reboot::before)];
     harness::run_all(tests, work, Path::new("/nowhere"), &[], false)
+}
+
+/// Fills the disks that another machine will open.
+///
+/// # Errors
+/// As [`run`].
+pub fn before_move(work: &Path) -> Result<bool> {
+    let tests: &[Test] = &[("disk_is_filled_for_another_machine", moving::before)];
+    harness::run_all(tests, work, Path::new("/nowhere"), &[], false)
+}
+
+/// Opens them there.
+///
+/// # Errors
+/// As [`run`].
+pub fn after_move(work: &Path) -> Result<bool> {
+    let tests: &[Test] = &[("disk_moves_to_another_machine", moving::after)];
+    harness::run_all(tests, work, Path::new("/nowhere"), &[], true)
 }
 
 /// Looks at what a reboot left.

@@ -65,7 +65,7 @@ impl Monitor {
         Ok(events.collect::<Result<_, _>>()?)
     }
 
-    fn told(&self, word: &str) -> Result<Vec<Value>> {
+    pub(super) fn told(&self, word: &str) -> Result<Vec<Value>> {
         let mut events = self.events()?;
         events.retain(|event| event["event"] == word);
         Ok(events)

@@ -32,7 +32,7 @@ pub(super) const TESTS: &[Test] = &[
 pub(super) const WEB: &str = "/dev/mapper/dmthin-tank-ctr-web";
 
 /// A program that holds something until it is dropped.
-struct Holder(Child);
+pub(super) struct Holder(Child);
 
 impl Holder {
     fn pid(&self) -> u32 {
@@ -59,14 +59,14 @@ pub(super) fn create(ctx: &Ctx, name: &str) -> Result<()> {
 }
 
 /// Holds a device open as its standard input.
-fn hold_open(device: &str) -> Result<Holder> {
+pub(super) fn hold_open(device: &str) -> Result<Holder> {
     let node = File::open(device).with_context(|| device.to_owned())?;
     let sleep = Command::new("sleep").arg("1000").stdin(node).spawn()?;
     Ok(Holder(sleep))
 }
 
 /// Mounts a device where only a process of its own sees it.
-fn hold_mounted(device: &str, dir: &Path) -> Result<Holder> {
+pub(super) fn hold_mounted(device: &str, dir: &Path) -> Result<Holder> {
     let script = format!(
         "mount {device} {} && echo ready && exec sleep 1000",
         text(dir)

@@ -1,10 +1,12 @@
 //! Pools on lvm2's volumes and in thin-pools of others, and what a pool may promise.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use super::containers::{given_back, write_300_mb};
 use super::disks::{check_disk, detach, elsewhere, fill, is_whole, number, status};
 use super::harness::{Ctx, Test, block_device, text, witness};
 
@@ -12,6 +14,10 @@ use super::harness::{Ctx, Test, block_device, text, witness};
 pub(super) const TESTS: &[Test] = &[
     ("lvm_volumes_carry_a_pool_and_grow", on_lvm_volumes),
     ("lvm_volumes_are_extended_where_allowed", extended),
+    (
+        "lvm_volumes_pass_discards_to_the_disk",
+        discards_through_lvm,
+    ),
     ("existing_pool_of_lvm_is_shared_and_left_alone", in_lvm_pool),
     (
         "existing_pool_of_dmsetup_is_shared_and_left_alone",
@@ -25,7 +31,7 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// A volume group on a disk of the test's own.
-fn volume_group(ctx: &Ctx, mib: u64) -> Result<String> {
+pub(super) fn volume_group(ctx: &Ctx, mib: u64) -> Result<String> {
     // lvm2 is built to wait for udev, and to find its nodes made by it.
     if !Path::new("/run/udev/control").exists() {
         let settings = "activation { udev_sync = 0 udev_rules = 0 verify_udev_operations = 1 }\n";
@@ -38,7 +44,7 @@ fn volume_group(ctx: &Ctx, mib: u64) -> Result<String> {
     Ok(node)
 }
 
-fn remove_group(node: &str) -> Result<()> {
+pub(super) fn remove_group(node: &str) -> Result<()> {
     witness("vgck", &["vg"])?;
     witness("vgremove", &["-qfy", "vg"])?;
     witness("pvremove", &["-qy", node])?;
@@ -111,16 +117,18 @@ fn extended(ctx: &Ctx) -> Result<()> {
         ])
     };
     ctx.fails(&["pool", "grow", "--data", "+100M"], 2, "lvextend")?;
-    ensure!(sizes()? == [256, 16] && lvs("lv_size", "vg/data")? == "256.00m");
+    ensure!(sizes()? == [256, 16] && lvs("lv_size", "vg/data")? == "268435456B");
     // LVM rounds up to its extents of 4 MiB.
     let more = ["--data", "+98M", "--metadata", "+4M"];
     ctx.ok(&[&["pool", "grow", "--lvextend"][..], &more].concat())?;
     ensure!(sizes()? == [356, 20], "{:?}", sizes()?);
-    ensure!(lvs("lv_size", "vg/data")? == "356.00m" && lvs("lv_size", "vg/meta")? == "20.00m");
+    ensure!(
+        lvs("lv_size", "vg/data")? == "373293056B" && lvs("lv_size", "vg/meta")? == "20971520B"
+    );
     // More than the group has: nothing is changed.
     let too_much = ["pool", "grow", "--lvextend", "--data", "+2G"];
     ctx.fails(&too_much, 1, "lvextend")?;
-    ensure!(sizes()? == [356, 20] && lvs("lv_size", "vg/data")? == "356.00m");
+    ensure!(sizes()? == [356, 20] && lvs("lv_size", "vg/data")? == "373293056B");
     // What the settings allow need not be said.
     let settings = ctx.dir.join("config.toml");
     fs::write(&settings, "[monitor]\nlvextend = true\n")?;
@@ -130,8 +138,53 @@ fn extended(ctx: &Ctx) -> Result<()> {
     remove_group(&pv)
 }
 
-fn lvs(what: &str, volume: &str) -> Result<String> {
-    let told = witness("lvs", &["--noheadings", "-o", what, volume])?;
+/// What is removed in the pool is a hole in the file below the volume group. LVM has no say in this:
+/// linear volumes pass discards on always; its `issue_discards`, which is off, is about what it does
+/// itself when a volume goes, so that what is still mapped then stays on the disk.
+fn discards_through_lvm(ctx: &Ctx) -> Result<()> {
+    let pv = volume_group(ctx, 1024)?;
+    for (name, size) in [("data", "768M"), ("meta", "64M")] {
+        witness("lvcreate", &["-qy", "-Wn", "-L", size, "-n", name, "vg"])?;
+    }
+    let args = ["pool", "create", "tank", "--base-size", "512M"];
+    let on = ["--data", "/dev/vg/data", "--metadata", "/dev/vg/meta"];
+    ctx.ok(&[&args[..], &on].concat())?;
+    fill(ctx, "web")?;
+    let allocated = || -> Result<u64> {
+        rustix::fs::sync();
+        Ok(fs::metadata(ctx.dir.join("pv"))?.blocks() << 9)
+    };
+    let dir = ctx.mkdir("mnt")?;
+    ctx.ok(&["container", "mount", "web", text(&dir)])?;
+    let empty = allocated()?;
+    write_300_mb(&dir.join("big"))?;
+    let full = allocated()?;
+    ctx.ok(&["container", "umount", "web"])?;
+    ctx.ok(&["container", "rm", "web"])?;
+    given_back(empty, full, allocated()?)?;
+    // A volume that LVM removes with all in it gives nothing back.
+    fill(ctx, "web")?;
+    ctx.ok(&["container", "mount", "web", text(&dir)])?;
+    write_300_mb(&dir.join("big"))?;
+    ctx.ok(&["container", "umount", "web"])?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    witness("thin_check", &["/dev/vg/meta"])?;
+    let full = allocated()?;
+    let dump = witness(
+        "lvmconfig",
+        &["--typeconfig", "full", "devices/issue_discards"],
+    )?;
+    ensure!(dump.trim() == "issue_discards=0", "{dump}");
+    fs::remove_dir_all(ctx.root.join("tank"))?;
+    witness("lvremove", &["-qfy", "vg/data"])?;
+    let kept = allocated()?;
+    ensure!(kept >= full.saturating_sub(1 << 20), "{kept} of {full}");
+    remove_group(&pv)
+}
+
+/// What `lvs` says of a volume, sizes in bytes.
+pub(super) fn lvs(what: &str, volume: &str) -> Result<String> {
+    let told = witness("lvs", &["--noheadings", "--units=b", "-o", what, volume])?;
     Ok(told.trim().to_owned())
 }
 
