@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::backing::BackingError;
 use crate::dm::DmError;
 use crate::fs::{FsError, Holder};
-use crate::graph::who::told;
+use crate::graph::words::{held_by, holders, in_block, join, things};
 use crate::ids::{ContainerName, DevNo, DmName, PoolName, TransactionId, VolumeId};
 use crate::image::ImageError;
 use crate::ioctl::IoctlError;
@@ -481,46 +481,6 @@ pub enum PoolError {
         /// Why something is left behind.
         undo: Box<PoolError>,
     },
-}
-
-fn join<T: ToString>(items: &[T]) -> String {
-    items
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-fn things(count: u64) -> String {
-    match count {
-        1 => "1 thing was".to_owned(),
-        n => format!("{n} things were"),
-    }
-}
-
-fn in_block(block: MetaBlocks) -> String {
-    if block == MetaBlocks::ZERO {
-        String::new()
-    } else {
-        format!(" in block {block}")
-    }
-}
-
-pub(crate) fn held_by(holders: &[Holder]) -> String {
-    if holders.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", told(holders))
-    }
-}
-
-fn holders(mounts: &[PathBuf], open_count: u32) -> String {
-    if mounts.is_empty() {
-        format!("in use: its device is open {open_count} times")
-    } else {
-        let mounts: Vec<_> = mounts.iter().map(|mount| mount.display()).collect();
-        format!("mounted on {}", join(&mounts))
-    }
 }
 
 impl PoolError {

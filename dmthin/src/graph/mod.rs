@@ -67,6 +67,7 @@ mod survey;
 mod trim;
 mod volumes;
 mod who;
+mod words;
 
 pub use crate::fs::{Holder, MountNs, Pid, Process};
 pub use cancel::Which;

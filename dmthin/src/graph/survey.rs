@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::backing::SparseFile;
 use crate::dm::{OwnKind, OwnUuid};
 use crate::graph::check::{half_made_pool, node_prefix, of_device};
-use crate::graph::error::{PoolError, held_by};
+use crate::graph::error::PoolError;
 use crate::graph::finding::{Finding, FindingKind, Remedy};
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
 use crate::graph::reading::Window;
 use crate::graph::report::QueueState;
+use crate::graph::words::held_by;
 use crate::ids::{DevNo, ThinId, TransactionId, VolumeId, VolumeKind};
 use crate::ioctl::{DeviceInfo, LockGuard};
 use crate::store::{
