@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use dmthin::graph::{CreateContainer, Pool, Removing};
+use dmthin::graph::{CreateContainer, Pool, QueueRound, Removing};
 use dmthin::ids::ContainerName;
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +103,7 @@ fn raw(origin: &Origin, workers: u64) -> Result<Crowd> {
     crowd("raw ioctls", jobs)
 }
 
-fn library(pool: &Pool, image: &str, workers: u64) -> Result<Crowd> {
+fn library(pool: &Pool, image: &str, workers: u64, how: Removing) -> Result<Crowd> {
     let jobs = (0..workers)
         .map(|nr| {
             let name = ContainerName::new(format!("worker{nr}"))?;
@@ -114,12 +114,16 @@ fn library(pool: &Pool, image: &str, workers: u64) -> Result<Crowd> {
             };
             Ok(move || {
                 pool.create_container(&new)?;
-                pool.remove_container(&name, Removing::Now)?;
+                pool.remove_container(&name, how)?;
                 Ok(())
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    crowd("library", jobs)
+    let way = match how {
+        Removing::Queued => "library, rm --queue",
+        _ => "library",
+    };
+    crowd(way, jobs)
 }
 
 /// Each number of workers, by both ways.
@@ -127,7 +131,9 @@ pub(super) fn measure(pool: &Pool, image: &str, origin: &Origin) -> Result<Vec<C
     let mut crowds = Vec::new();
     for workers in WORKERS {
         crowds.push(raw(origin, workers)?);
-        crowds.push(library(pool, image, workers)?);
+        crowds.push(library(pool, image, workers, Removing::Now)?);
+        crowds.push(library(pool, image, workers, Removing::Queued)?);
+        pool.run_queue(QueueRound::All)?;
     }
     Ok(crowds)
 }

@@ -252,7 +252,8 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "## Many at once\n\n\
-             Containers made and removed to the end, unmounted, by so many threads; a second. More than all the \
+             Containers made and removed, unmounted, by so many threads; a second. To the end, but where \
+             the slow part is left to the queue, which runs afterwards, unmeasured. More than all the \
              processors nobody can use.\n\n{}",
             self.crowds()
         )?;
