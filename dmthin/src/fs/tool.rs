@@ -25,9 +25,17 @@ impl Tool {
     /// # Errors
     /// [`FsError::ToolMissing`], [`FsError::ToolStart`], [`FsError::ToolFailed`].
     pub fn run(self, args: &[String], node: &Path) -> Result<(), FsError> {
+        self.answer(args, node).map(drop)
+    }
+
+    /// As [`run`](Self::run); gives what it printed.
+    ///
+    /// # Errors
+    /// As of [`run`](Self::run).
+    pub fn answer(self, args: &[String], node: &Path) -> Result<String, FsError> {
         let output = self.output(args, node)?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         Err(FsError::ToolFailed {
             tool: self.name,

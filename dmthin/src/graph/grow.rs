@@ -15,6 +15,7 @@ use crate::fs::{self, DetachedMount};
 use crate::graph::create::round_up;
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
+use crate::graph::lvm::Lvextend;
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::report::{Change, GrownContainer, PoolReport};
@@ -33,8 +34,8 @@ pub struct GrowPool {
     pub data: Option<NewSize>,
     /// Size of its metadata.
     pub metadata: Option<NewSize>,
-    /// Whether volumes of LVM that are too short for that are extended first, by LVM's tool.
-    pub lvextend: bool,
+    /// Whether volumes of LVM that are too short for that are extended first.
+    pub lvextend: Lvextend,
 }
 
 /// How a pool is to deal with want of space. What is left out stays.
@@ -140,7 +141,7 @@ impl Pool {
         record: &PoolRecord,
         half: &Half<'_>,
         asked: Option<Bytes>,
-        lvextend: bool,
+        lvextend: Lvextend,
     ) -> Result<Bytes, PoolError> {
         let found = match half.backing {
             BackingRecord::File { .. } => {
@@ -151,13 +152,14 @@ impl Pool {
             BackingRecord::Device { .. } => {
                 let found = self.attach(record, half.half)?.size();
                 match asked {
-                    Some(asked) if asked > found && lvextend => {
-                        let found = self.lvextend(record, half.half, asked)?;
-                        if found >= asked {
-                            // LVM's extents are larger than our blocks: what it rounded up to is the pool's.
-                            return Ok(found);
+                    Some(asked) if asked > found => {
+                        let extended = self.lvextend(record, half.half, asked, lvextend)?;
+                        // LVM's extents are larger than our blocks: what it rounded up to is the pool's.
+                        let as_far = lvextend == Lvextend::AsFar && extended > found;
+                        if as_far || extended >= asked {
+                            return Ok(extended);
                         }
-                        found
+                        extended
                     }
                     _ => found,
                 }

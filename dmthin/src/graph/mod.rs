@@ -81,6 +81,7 @@ pub use grow::{GrowPool, SetPool};
 pub use guard::{Level, UntilGuard};
 pub use host::Host;
 pub use import::ImportSource;
+pub use lvm::Lvextend;
 pub use monitor::{
     Bell, Events, Look, Measure, Measured, MonitorEvent, MonitorOp, MonitorPolicy, NoGrowth,
     OnFull, OnFullError, Operation, PoolMonitor, Space,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
-use dmthin::graph::{Adopted, Change, GrowPool, PoolPlan, PoolReport, PoolSummary, SetPool};
+use dmthin::graph::{
+    Adopted, Change, GrowPool, Lvextend, PoolPlan, PoolReport, PoolSummary, SetPool,
+};
 use dmthin::ids::PoolName;
 use dmthin::store::WhenFull;
 use dmthin::units::{NewSize, Percent};
@@ -98,7 +100,8 @@ Examples:
     #[command(after_help = "\
 Sizes are new sizes, or with a + what is to be added. Sparse files are made longer; a block device must
 have been made larger before, and is taken as large as it is if no size is given. LVM volumes are
-extended by lvextend first, with --lvextend or where the settings allow it. Nothing shrinks. What was cut in the middle, the next `pool open` ends.
+extended by lvextend first, with --lvextend or where the settings allow it. Nothing shrinks. What was
+cut in the middle, the next `pool open` ends.
 
 Prints: NAME, the size of its data and of its metadata, with tabs between them.
 
@@ -379,11 +382,15 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
             lvextend,
         }) => {
             let pool = context.pool(name.as_ref())?;
-            let lvextend = lvextend || context.settings.monitor(pool.name()).lvextend;
+            let may = lvextend || context.settings.monitor(pool.name()).lvextend;
             let (change, pool) = pool.grow(&GrowPool {
                 data,
                 metadata,
-                lvextend,
+                lvextend: if may {
+                    Lvextend::Exactly
+                } else {
+                    Lvextend::Never
+                },
             })?;
             if change == Change::Unchanged {
                 out.note(&format!("pool {} was that large already", pool.name));

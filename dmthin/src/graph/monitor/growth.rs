@@ -4,6 +4,7 @@ use crate::backing::{self, SparseFile};
 use crate::graph::error::PoolError;
 use crate::graph::grow::GrowPool;
 use crate::graph::guard::host_least;
+use crate::graph::lvm::Lvextend;
 use crate::graph::monitor::{NoGrowth, PoolMonitor, Space};
 use crate::graph::report::Usage;
 use crate::store::BackingRecord;
@@ -71,7 +72,10 @@ impl PoolMonitor {
     fn grown(&self, room: &Room<'_>, to: Option<Bytes>) -> Result<Bytes, NoGrowth> {
         let to = to.map(NewSize::To);
         let mut grow = GrowPool {
-            lvextend: self.policy.lvextend,
+            lvextend: match self.policy.lvextend {
+                true => Lvextend::AsFar,
+                false => Lvextend::Never,
+            },
             ..GrowPool::default()
         };
         match room.space {
