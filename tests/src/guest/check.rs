@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use dmthin::thinmeta::Metadata;
 use serde_json::Value;
 
@@ -27,10 +27,6 @@ pub(super) const TESTS: &[Test] = &[
     ("check_and_gc_of_rows", rows),
     ("check_tells_what_is_lost", tells_what_is_lost),
     ("check_and_gc_of_a_closed_pool", closed_pool),
-    ("check_goes_on_past_a_damaged_catalogue", damaged_catalogue),
-    ("check_knows_another_roots_devices", other_root),
-    ("check_shares_the_metadata_snapshot", metadata_snapshot),
-    ("check_leaves_running_commands_alone", running_commands),
 ];
 
 const NODES: &str = "/dev/mapper";
@@ -62,12 +58,12 @@ pub(super) fn write_blocks(name: &str, blocks: impl IntoIterator<Item = u64>) ->
     Ok(device.sync_all()?)
 }
 
-fn dmsetup(args: &[&str]) -> Result<String> {
+pub(super) fn dmsetup(args: &[&str]) -> Result<String> {
     witness("dmsetup", args)
 }
 
 /// Removes a device; without udevd its node would stay.
-fn remove_device(name: &str) -> Result<()> {
+pub(super) fn remove_device(name: &str) -> Result<()> {
     dmsetup(&["remove", "--retry", name])?;
     match fs::remove_file(Path::new(NODES).join(name)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
@@ -75,12 +71,12 @@ fn remove_device(name: &str) -> Result<()> {
     }
 }
 
-fn message(text: &str) -> Result<()> {
+pub(super) fn message(text: &str) -> Result<()> {
     dmsetup(&["message", "dmthin-tank-pool", "0", text]).map(drop)
 }
 
 /// What `check` finds, with its exit code.
-fn found(ctx: &Ctx, args: &[&str]) -> Result<(i32, Vec<Value>)> {
+pub(super) fn found(ctx: &Ctx, args: &[&str]) -> Result<(i32, Vec<Value>)> {
     let args: Vec<_> = ["--json"].iter().chain(args).copied().collect();
     let output = ctx.cli(&args)?;
     let value: Value = serde_json::from_str(&output.stdout)
@@ -93,7 +89,7 @@ fn found(ctx: &Ctx, args: &[&str]) -> Result<(i32, Vec<Value>)> {
 }
 
 /// The words under this key, sorted.
-fn words(items: &[Value], key: &str) -> Vec<String> {
+pub(super) fn words(items: &[Value], key: &str) -> Vec<String> {
     let mut words: Vec<String> = items
         .iter()
         .filter_map(|item| item[key].as_str().map(str::to_owned))
@@ -102,7 +98,7 @@ fn words(items: &[Value], key: &str) -> Vec<String> {
     words
 }
 
-fn clean(ctx: &Ctx) -> Result<()> {
+pub(super) fn clean(ctx: &Ctx) -> Result<()> {
     let (code, items) = found(ctx, &["check"])?;
     ensure!(code == 0 && items.is_empty(), "check: {code} {items:?}");
     Ok(())
@@ -451,182 +447,4 @@ fn closed_pool(ctx: &Ctx) -> Result<()> {
     );
     ctx.ok(&["pool", "open", "tank"])?;
     found_and_collected(ctx, &["unknown-thin"])
-}
-
-fn is_held() -> Result<bool> {
-    let status = dmsetup(&["status", "dmthin-tank-pool"])?;
-    let held = status.split(' ').nth(6).context("no field")?;
-    Ok(held != "-")
-}
-
-fn metadata_snapshot(ctx: &Ctx) -> Result<()> {
-    pool_with(ctx, &["web"])?;
-    clean(ctx)?;
-    let marker = ctx.root.join("tank/metadata-snap");
-    ensure!(!marker.exists() && !is_held()?, "a reader leaves something");
-    // Another tool's: waited for, never taken.
-    message("reserve_metadata_snap")?;
-    ctx.fails(&["check"], 75, "another tool")?;
-    ensure!(is_held()?, "another tool's snapshot was released");
-    fs::write(&marker, "3")?;
-    ctx.fails(&["check"], 75, "another tool")?;
-    ensure!(is_held()?, "another tool's snapshot was released");
-    // Ours, of a reader that died: the marker says so.
-    fs::write(&marker, "")?;
-    clean(ctx)?;
-    ensure!(!marker.exists() && !is_held()?, "it is held still");
-    // Readers that are killed at any time leave nothing that the next one cannot clear.
-    let mut held = 0;
-    for turn in 0..20_u64 {
-        let mut child = std::process::Command::new("pool-cli")
-            .args(["--root", text(&ctx.root), "check"])
-            .spawn()?;
-        while !marker.exists() && child.try_wait()?.is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(turn * 2));
-        child.kill()?;
-        child.wait()?;
-        held += u32::from(is_held()?);
-        clean(ctx)?;
-        ensure!(!is_held()?, "it is held after turn {turn}");
-    }
-    ensure!(held > 0, "no killed reader left its snapshot");
-    // Many at a time, which take turns.
-    let readers: Result<Vec<_>, _> = (0..5)
-        .map(|_| {
-            std::process::Command::new("pool-cli")
-                .args(["--root", text(&ctx.root), "-q", "check"])
-                .spawn()
-        })
-        .collect();
-    for mut reader in readers? {
-        ensure!(reader.wait()?.success(), "a reader among others");
-    }
-    // A pool is destroyed with the marker of a reader that died.
-    fs::write(&marker, "9")?;
-    ctx.ok(&["pool", "destroy", "tank"]).map(drop)
-}
-
-fn running_commands(ctx: &Ctx) -> Result<()> {
-    pool_with(ctx, &["web"])?;
-    let stop = ctx.dir.join("stop");
-    let root = text(&ctx.root).to_owned();
-    let script = format!(
-        "n=0; while [ ! -e {stop} ]; do n=$((n+1)); \
-         pool-cli --root {root} container create demo:1 --name loop$n >/dev/null && \
-         pool-cli --root {root} container rm loop$n >/dev/null || echo failed; done",
-        stop = text(&stop)
-    );
-    let worker = std::process::Command::new("sh")
-        .args(["-c", &script])
-        .stdout(std::process::Stdio::piped())
-        .spawn()?;
-    let mut result = Ok(());
-    for _ in 0..25 {
-        let (code, items) = found(ctx, &["check"])?;
-        if code != 0 || !items.is_empty() {
-            result = Err(anyhow::anyhow!("a running command's: {code} {items:?}"));
-            break;
-        }
-    }
-    fs::write(&stop, "")?;
-    let output = worker.wait_with_output()?;
-    result?;
-    if !output.stdout.is_empty() {
-        bail!("the commands: {}", String::from_utf8_lossy(&output.stdout));
-    }
-    clean(ctx)
-}
-
-/// One damaged catalogue hides nothing of the other pools.
-fn damaged_catalogue(ctx: &Ctx) -> Result<()> {
-    pool_with(ctx, &["web"])?;
-    ctx.ok(&[
-        "pool",
-        "create",
-        "bad",
-        "--size",
-        "512M",
-        "--base-size",
-        "256M",
-    ])?;
-    ctx.ok(&["pool", "close", "bad"])?;
-    let dir = ctx.root.join("bad");
-    let aside = ctx.dir.join("whole");
-    witness("cp", &["-a", text(&dir), text(&aside)])?;
-    fs::write(dir.join("catalogue.db"), vec![0xa5; 65536])?;
-    remove_device("dmthin-tank-ctr-web")?;
-    let (code, items) = found(ctx, &["check"])?;
-    let kinds = ["damaged-pool", "missing-device"];
-    ensure!(
-        code == 8 && words(&items, "kind") == kinds,
-        "{code} {items:?}"
-    );
-    ensure!(
-        items
-            .iter()
-            .any(|item| item["pool"] == "bad" && item["kind"] == "damaged-pool"),
-        "{items:?}"
-    );
-    ctx.fails(&["check", "bad"], 8, "catalogue")?;
-    let (code, items) = found(ctx, &["gc"])?;
-    ensure!(
-        code == 8 && words(&items, "kind") == kinds && words(&items, "outcome") == ["done", "kept"],
-        "{code} {items:?}"
-    );
-    write_blocks("web", [0])?;
-    fs::remove_dir_all(&dir)?;
-    witness("cp", &["-a", text(&aside), text(&dir)])?;
-    clean(ctx)
-}
-
-/// A pool that is open under another root is no orphan here.
-fn other_root(ctx: &Ctx) -> Result<()> {
-    pool_with(ctx, &["web"])?;
-    let here = Ctx {
-        root: ctx.dir.join("here"),
-        dir: ctx.dir.clone(),
-        shared: ctx.shared.clone(),
-        images: ctx.images.clone(),
-    };
-    here.ok(&[
-        "pool",
-        "create",
-        "mine",
-        "--size",
-        "512M",
-        "--base-size",
-        "256M",
-    ])?;
-    let (code, items) = found(&here, &["check"])?;
-    let two = ["device-of-other-root", "device-of-other-root"];
-    ensure!(
-        code == 0 && words(&items, "kind") == two,
-        "{code} {items:?}"
-    );
-    let says = format!("of a pool under another root, {}", text(&ctx.root));
-    ensure!(
-        items
-            .iter()
-            .all(|item| item["text"].as_str().is_some_and(|t| t.ends_with(&says))),
-        "{items:?}"
-    );
-    let (code, _) = found(&here, &["gc"])?;
-    ensure!(code == 0, "gc: {code}");
-    let listed = here.json(&["device", "list"])?;
-    let devices = listed["devices"].as_array().context("no devices")?;
-    for device in devices {
-        let theirs = device["name"]
-            .as_str()
-            .is_some_and(|name| name.contains("-tank-"));
-        let root = if theirs {
-            Value::from(text(&ctx.root))
-        } else {
-            Value::Null
-        };
-        ensure!(device["root"] == root, "{device}");
-    }
-    write_blocks("web", [0])?;
-    here.ok(&["pool", "destroy", "mine"]).map(drop)
 }

@@ -5,6 +5,7 @@
 //! whether what it says is so. After each test the pools are closed, their metadata checked by
 //! `thin_check`, and nothing of ours may be left in the kernel.
 
+mod beside;
 mod build;
 mod cancel;
 mod check;
@@ -14,6 +15,7 @@ mod devices;
 mod disks;
 mod dry_run;
 mod extend;
+mod full;
 mod growth;
 mod harness;
 mod host;
@@ -55,7 +57,9 @@ const SHORT: &[&[Test]] = &[
 const LONG: &[&[Test]] = &[
     metrics::TESTS,
     monitor::TESTS,
+    full::TESTS,
     check::TESTS,
+    beside::TESTS,
     dry_run::TESTS,
     host::TESTS,
     cycles::TESTS,
