@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dmthin_tests::guest;
+use dmthin_tests::guest::{self, Group};
 
 /// Runs the system tests on this machine's kernel. For a throw-away machine: it sweeps away every
 /// dmthin device it finds when a test fails.
@@ -24,9 +24,9 @@ enum What {
         /// Where the prepared images lie.
         #[arg(long, default_value = "/images")]
         images: PathBuf,
-        /// Leave out the long ones.
-        #[arg(long)]
-        short: bool,
+        /// Only these groups; may be given several times.
+        #[arg(long = "group")]
+        groups: Vec<Group>,
         /// Words.
         only: Vec<String>,
     },
@@ -45,9 +45,9 @@ fn main() -> ExitCode {
     let passed = match args.what {
         What::Run {
             images,
-            short,
+            groups,
             only,
-        } => guest::run(&args.work, &images, short, &only),
+        } => guest::run(&args.work, &images, &groups, &only),
         What::BeforeReboot => guest::before_reboot(&args.work),
         What::AfterReboot => guest::after_reboot(&args.work),
         What::BeforeMove => guest::before_move(&args.work),

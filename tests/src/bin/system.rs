@@ -30,6 +30,9 @@ struct Args {
     /// How many virtual machines run at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Run every test on every machine, the longest too.
+    #[arg(long)]
+    all: bool,
     /// Only the tests whose name contains one of these words.
     only: Vec<String>,
 }
@@ -56,10 +59,15 @@ type Machine = (Kernel, bool);
 /// The longest that all the tests of one machine may take.
 const LIMIT: Duration = Duration::from_secs(90 * 60);
 
-/// Whether a machine runs the long tests too: half of the machines do, so that each kernel does, and
-/// udevd is there for one and not for the other.
-fn runs_long((kernel, udev): Machine) -> bool {
-    udev == (kernel == Kernel::New)
+/// What a machine runs; none of them is everything. Half of the machines run the long tests, so that each
+/// kernel does, and udevd is there for one and not for the other; of what takes longest each of those
+/// takes a part.
+const fn groups((kernel, udev): Machine) -> &'static [&'static str] {
+    match (kernel, udev) {
+        (Kernel::New, true) => &["short", "long", "load"],
+        (Kernel::New, false) | (_, true) => &["short"],
+        (_, false) => &["short", "long", "cycles"],
+    }
 }
 
 fn main() -> ExitCode {
@@ -75,7 +83,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<bool> {
     let started = Instant::now();
-    let guest = Guest::prepare(&args.profile)?;
+    let guest = Guest::prepare(args)?;
     let mut machines: Vec<Machine> = Vec::new();
     for kernel in &args.kernels {
         let with_udev: &[bool] = match args.udev {
@@ -175,10 +183,13 @@ struct Guest {
     /// The library's own tests that need root and a device mapper.
     privileged: Vec<(String, PathBuf)>,
     images: PathBuf,
+    /// Whether every machine runs everything.
+    all: bool,
 }
 
 impl Guest {
-    fn prepare(profile: &str) -> Result<Self> {
+    fn prepare(args: &Args) -> Result<Self> {
+        let profile = args.profile.as_str();
         let program = |package, name: &'static str, guest| -> Result<_> {
             Ok((static_program(package, name, profile)?, guest))
         };
@@ -199,6 +210,7 @@ impl Guest {
                 &["--lib", "--test", "privileged", "--test", "priv_fs"],
             )?,
             images: image(Variant::Full)?.disk,
+            all: args.all,
         })
     }
 
@@ -237,8 +249,15 @@ impl Guest {
             },
         );
         let words = only.iter().map(String::as_str);
-        let short = (only.is_empty() && !runs_long(machine)).then_some("--short");
-        let command = ["guest-tests", "run"].into_iter().chain(short).chain(words);
+        let chosen = match self.all || !only.is_empty() {
+            true => &[],
+            false => groups(machine),
+        };
+        let chosen = chosen.iter().flat_map(|group| ["--group", group]);
+        let command = ["guest-tests", "run"]
+            .into_iter()
+            .chain(chosen)
+            .chain(words);
         let output = vm.run(Cmd::new(command).timeout(LIMIT))?;
         text.push_str(&output.out());
         text.push_str(&output.err());

@@ -10,11 +10,6 @@ use super::harness::{Ctx, Test, run, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
-    (
-        "image_docker_archive_equals_independent_extraction",
-        docker_equals_oracle,
-    ),
-    ("image_oci_equals_independent_extraction", oci_equals_oracle),
     ("image_layers_are_shared_by_chain", layers_are_shared),
     ("image_names_history_and_tree", names_history_tree),
     (
@@ -22,6 +17,15 @@ pub(super) const TESTS: &[Test] = &[
         from_stdin_and_directory,
     ),
     ("image_rm_keeps_what_others_need", rm_keeps_what_is_needed),
+];
+
+/// Those that take a whole image.
+pub(super) const LONG: &[Test] = &[
+    (
+        "image_docker_archive_equals_independent_extraction",
+        docker_equals_oracle,
+    ),
+    ("image_oci_equals_independent_extraction", oci_equals_oracle),
 ];
 
 /// Imports the real image, makes a container of it, and compares it file by file with what GNU tar

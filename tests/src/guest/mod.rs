@@ -37,8 +37,22 @@ mod watch;
 use std::path::Path;
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use harness::Test;
+
+/// Tests that are run or left out together, for the time that they take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Group {
+    /// What is run on every machine.
+    Short,
+    /// Those that fill pools, wait for time limits or take many volumes, and whole images.
+    Long,
+    /// Hundreds of containers that come and go.
+    Cycles,
+    /// Pools that grow under the load of ten containers, or are killed at each step of it.
+    Load,
+}
 
 const SHORT: &[&[Test]] = &[
     pools::TESTS,
@@ -53,7 +67,6 @@ const SHORT: &[&[Test]] = &[
     namespaces::TESTS,
 ];
 
-/// Those that fill pools, wait for time limits or take many volumes.
 const LONG: &[&[Test]] = &[
     metrics::TESTS,
     monitor::TESTS,
@@ -62,23 +75,36 @@ const LONG: &[&[Test]] = &[
     beside::TESTS,
     dry_run::TESTS,
     host::TESTS,
-    cycles::TESTS,
-    load::TESTS,
     extend::TESTS,
     disks::TESTS,
     shared::TESTS,
     repair::TESTS,
     watch::TESTS,
+    images::LONG,
 ];
 
-/// Runs every test whose name contains one of `only` (all of them where it is empty), but for the long
-/// ones if it is to be `short`; true when each passed.
+impl Group {
+    fn tests(self) -> Vec<Test> {
+        match self {
+            Self::Short => SHORT.concat(),
+            Self::Long => LONG.concat(),
+            Self::Cycles => cycles::TESTS.to_vec(),
+            Self::Load => load::TESTS.to_vec(),
+        }
+    }
+}
+
+/// Runs every test of these groups (of all where there are none) whose name contains one of `only` (all
+/// of them where it is empty); true when each passed.
 ///
 /// # Errors
 /// Where the tests could not be run at all.
-pub fn run(work: &Path, images: &Path, short: bool, only: &[String]) -> Result<bool> {
-    let long = if short { &[] } else { LONG };
-    let tests = [SHORT, long].concat().concat();
+pub fn run(work: &Path, images: &Path, groups: &[Group], only: &[String]) -> Result<bool> {
+    let groups = match groups {
+        [] => Group::value_variants(),
+        groups => groups,
+    };
+    let tests: Vec<Test> = groups.iter().flat_map(|group| group.tests()).collect();
     harness::run_all(&tests, work, images, only, true)
 }
 
