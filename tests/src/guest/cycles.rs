@@ -15,7 +15,8 @@ use anyhow::{Context, Result, ensure};
 use super::containers::allocated;
 use super::harness::{Ctx, Test, eventually, run, text, witness};
 use super::removal::{
-    Holder, create, hold_mounted, hold_open, nothing_is_left, pool_with_image, queue, remove_held,
+    Holder, create, hold_mounted, hold_open, nothing_is_left, pool_with_image, queue,
+    remove_among_others,
 };
 
 /// The tests of this file.
@@ -139,7 +140,7 @@ fn held(ctx: &Ctx) -> Result<()> {
             let name = format!("c{hand}");
             create(ctx, &name)?;
             let holder = hold(ctx, &name, hand + turn)?;
-            remove_held(ctx, &name)?;
+            remove_among_others(ctx, &name)?;
             // The one before goes when the next is removed already: the queue is never empty.
             before = Some(holder);
             if hand == 0 && turn % 8 == 7 {
