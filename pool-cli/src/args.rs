@@ -243,7 +243,7 @@ pub(crate) enum Command {
     /// Look at the device-mapper devices of all pools
     #[command(subcommand)]
     Device(DeviceCommand),
-    /// Look at removals that are not done yet, and work them off
+    /// Look at removals that are not done yet, work them off, take them back
     #[command(subcommand)]
     Queue(QueueCommand),
     /// Show who holds a container open or mounted

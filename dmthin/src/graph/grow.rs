@@ -1,6 +1,6 @@
 //! Growth: of the pool's two devices, of the base volume, of a container. Nothing ever shrinks.
 //!
-//! Steps of the pool: E1 its files made longer, or its disk's label written anew (what lies beyond the table is not used, so a cut is
+//! Steps of the pool: E1 its files or LVM volumes made longer, or its disk's label written anew (what lies beyond the table is not used, so a cut is
 //! no harm); E2 the new sizes in the catalogue, the durable intent; E3 the loops told; E4 the table
 //! reloaded, with which the kernel takes the new length of both devices and commits it
 //! (`drivers/md/dm-thin.c:pool_preresume`). Cut after E2, the next `pool open` ends it.
