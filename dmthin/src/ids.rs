@@ -1,7 +1,11 @@
 //! Identities as types, each made only by a checked constructor.
 
+mod writable;
+
 use std::fmt;
 use std::str::FromStr;
+
+pub use writable::WritableName;
 
 /// The 24-bit number of a thin device inside its pool (`drivers/md/dm-thin.c`, `MAX_DEV_ID`).
 ///
@@ -21,6 +25,8 @@ impl ThinId {
     pub const MAX: Self = Self((1 << 24) - 1);
     /// The first one.
     pub const FIRST: Self = Self(0);
+    /// That of the pool's mirror, which is given to nothing else.
+    pub const MIRROR: Self = Self::MAX;
 
     /// Checks a number.
     ///
@@ -254,6 +260,18 @@ text_id! {
     |text| is_plain_name(text, 63)
 }
 text_id! {
+    /// A data volume's name. Part of a dm name.
+    VolumeName, "a volume name",
+    "1 to 63 of A-Z a-z 0-9 _ . -, the first a letter or digit",
+    |text| is_plain_name(text, 63)
+}
+text_id! {
+    /// A snapshot's name, among those of its container or data volume.
+    SnapshotName, "a snapshot name",
+    "1 to 63 of A-Z a-z 0-9 _ . -, the first a letter or digit",
+    |text| is_plain_name(text, 63)
+}
+text_id! {
     /// The name of a dm device, as `/dev/mapper` shows it; at most 127 bytes
     /// (`include/uapi/linux/dm-ioctl.h`, `DM_NAME_LEN`).
     DmName, "a dm device name",
@@ -348,6 +366,12 @@ impl Digest {
         Self(bytes)
     }
 
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The 64 digits without the algorithm.
     #[must_use]
     pub fn to_hex(self) -> String {
@@ -436,9 +460,22 @@ pub enum VolumeKind {
     Layer,
     /// A container's writable volume.
     Container,
+    /// A kept state of a container or of a data volume.
+    Snapshot,
+    /// A writable volume that belongs to no container.
+    Data,
 }
 
 impl VolumeKind {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Base,
+        Self::Layer,
+        Self::Container,
+        Self::Snapshot,
+        Self::Data,
+    ];
+
     /// Its word in dm names, dm uuids and the catalogue.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -446,7 +483,15 @@ impl VolumeKind {
             Self::Base => "base",
             Self::Layer => "layer",
             Self::Container => "container",
+            Self::Snapshot => "snapshot",
+            Self::Data => "data",
         }
+    }
+
+    /// Whether it has a device that is handed out, for somebody to write to.
+    #[must_use]
+    pub const fn is_writable(self) -> bool {
+        matches!(self, Self::Container | Self::Data)
     }
 }
 
@@ -460,13 +505,13 @@ impl FromStr for VolumeKind {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Base, Self::Layer, Self::Container]
+        Self::ALL
             .into_iter()
             .find(|kind| kind.as_str() == text)
             .ok_or_else(|| IdError {
                 what: "a kind of volume",
                 text: text.to_owned(),
-                rule: "base, layer or container",
+                rule: "base, layer, container, snapshot or data",
             })
     }
 }

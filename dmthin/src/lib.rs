@@ -7,29 +7,13 @@
 //! to by `ioctl`, without libdevmapper and without starting a program; only mkfs is one.
 //!
 //! ```no_run
-//! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource, PoolOn, Removing};
-//! use dmthin::ids::{FsType, PoolName};
-//! use dmthin::store::{Guard, WhenFull};
-//! use dmthin::units::BlockSize;
+//! use dmthin::graph::{CreateContainer, CreatePool, Host, ImportSource, Removing};
+//! use dmthin::ids::PoolName;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let host = Host::new("/var/lib/dmthin".into());
 //! let name = PoolName::new("tank")?;
-//! host.create_pool(&CreatePool {
-//!     name: name.clone(),
-//!     size: CreatePool::DEFAULT_SIZE,
-//!     metadata_size: None,
-//!     block_size: BlockSize::DEFAULT,
-//!     base_size: CreatePool::DEFAULT_BASE_SIZE,
-//!     fs: FsType::Ext4,
-//!     mkfs_args: Vec::new(),
-//!     single_tenant: false,
-//!     guard: Guard::default(),
-//!     when_full: WhenFull::Queue,
-//!     on: PoolOn::Files,
-//!     force: false,
-//!     overcommit: true,
-//! })?;
+//! host.create_pool(&CreatePool::new(name.clone()))?;
 //! let pool = host.pool(&name)?;
 //! let images = pool.import(&ImportSource::File("debian.tar".into()), None, &mut |_| {})?;
 //! for image in &images {
@@ -38,7 +22,7 @@
 //!         name: None,
 //!         size: None,
 //!     })?;
-//!     println!("{} is on {:?}", container.name, container.device);
+//!     println!("{} is on {:?}", container.name, container.on.device);
 //!     pool.mount_container(&container.name, "/mnt".as_ref())?;
 //!     pool.unmount_container(&container.name)?;
 //!     pool.remove_container(&container.name, Removing::Now)?;
@@ -75,6 +59,7 @@
 //! |---|---|
 //! | [`graph`] | the verbs: pools, images, containers, devices; locks; the crash protocol |
 //! | [`image`] | archives of images; a layer applied beneath a directory |
+//! | [`delta`] | what differs between two snapshots: by blocks, by inodes, or walked |
 //! | [`fs`] | ext4 and xfs: made, recognised, mounted without a path, grown, trimmed |
 //! | [`store`] | the catalogue: names, states and intents in one SQL file a pool |
 //! | [`thinmeta`] | a reader of the thin-pool's superblock |
@@ -82,6 +67,7 @@
 //! | [`backing`] | sparse files on loop devices; block devices |
 //! | [`dm`] | names, table and status lines, devices, pools, volumes, events, udev |
 //! | [`ioctl`] | the kernel boundary, with the only unsafe code |
+//! | `model` | a kernel in memory, for tests without root (feature `test-util`) |
 //! | [`ids`], [`units`] | checked identities and quantities with their unit |
 //!
 //! # Rules for callers
@@ -95,6 +81,7 @@
 
 pub mod backing;
 mod crc32c;
+pub mod delta;
 pub mod dm;
 pub mod fs;
 pub mod graph;
@@ -102,6 +89,8 @@ pub mod ids;
 pub mod image;
 pub mod ioctl;
 pub mod label;
+#[cfg(feature = "test-util")]
+pub mod model;
 pub mod store;
 pub mod thinmeta;
 pub mod units;

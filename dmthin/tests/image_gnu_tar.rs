@@ -1,5 +1,5 @@
 //! A real tree, packed by GNU tar in each of its formats, must come out of the applier as it comes
-//! out of GNU tar.
+//! out of GNU tar; and GNU tar reads what we write.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dmthin::image::{Archive, Control, Spool, digest_of};
+use dmthin::delta::{Change, ChangeKind};
+use dmthin::image::{Archive, Control, Spool, digest_of, write_layer};
 use dmthin::units::Bytes;
 use tempfile::TempDir;
 
@@ -186,4 +187,62 @@ fn what_gnu_tar_packs_comes_out_as_gnu_tar_unpacks_it() {
     }
     let shut = base.path().join("odd/shut");
     fs::set_permissions(shut, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn gnu_tar_unpacks_what_a_layer_is_written_as() {
+    let base = TempDir::new().unwrap();
+    let tree = base.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    odd_tree(&tree);
+    for real in REAL.iter().filter(|d| Path::new(d).is_dir()) {
+        run("cp", &["-a", real, tree.to_str().unwrap()]);
+    }
+    let holes = File::create(tree.join("holes")).unwrap();
+    holes.set_len(40 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&holes, b"in the middle", 20 << 20).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(tree.join("empty"), "user.x", b"1\n2", flags).unwrap();
+    let (ours, _) = walk(&tree, true);
+    let changes: Vec<Change> = ours
+        .keys()
+        .map(|path| Change {
+            path: path.clone(),
+            kind: ChangeKind::Added,
+        })
+        .collect();
+    let tar = base.path().join("layer.tar");
+    let root = File::open(&tree).unwrap();
+    let mut out = File::create(&tar).unwrap();
+    let written = write_layer(&changes, root.as_fd(), None, &mut out).unwrap();
+    assert_eq!(written.diff_id, digest_of(&fs::read(&tar).unwrap()));
+
+    let theirs = base.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    let (tar, to) = (tar.to_str().unwrap(), theirs.to_str().unwrap());
+    run(
+        "tar",
+        &[
+            "-xpf",
+            tar,
+            "--same-owner",
+            "--xattrs",
+            "--xattrs-include=*",
+            "-C",
+            to,
+        ],
+    );
+    let (theirs_seen, _) = walk(&theirs, true);
+    for (path, seen) in &ours {
+        assert_eq!(theirs_seen.get(path), Some(seen), "{path:?}");
+    }
+    assert_eq!(theirs_seen.len(), ours.len());
+    let blocks = fs::metadata(theirs.join("holes")).unwrap().blocks();
+    assert!(blocks <= 256, "{blocks}");
+    let mut value = [0; 8];
+    let n = rustix::fs::getxattr(theirs.join("empty"), "user.x", &mut value).unwrap();
+    assert_eq!(&value[..n], b"1\n2");
+    for dir in [tree, theirs] {
+        fs::set_permissions(dir.join("shut"), fs::Permissions::from_mode(0o755)).unwrap();
+    }
 }

@@ -15,17 +15,23 @@ const MODULES: &[(&str, &[&str])] = &[
     ("crc32c", &[]),
     ("ids", &["units"]),
     ("ioctl", &["units", "ids"]),
+    ("model", &["units", "ids", "crc32c", "ioctl"]),
     ("dm", &["units", "ids", "ioctl"]),
     ("backing", &["units", "ids", "ioctl"]),
     ("thinmeta", &["units", "ids", "crc32c"]),
     ("label", &["units", "ids", "crc32c"]),
-    ("store", &["units", "ids"]),
+    ("store", &["units", "ids", "label"]),
     ("fs", &["units", "ids", "ioctl", "label"]),
-    ("image", &["units", "ids", "fs"]),
+    (
+        "delta",
+        &["units", "ids", "crc32c", "ioctl", "thinmeta", "fs"],
+    ),
+    ("image", &["units", "ids", "fs", "delta"]),
     (
         "graph",
         &[
-            "units", "ids", "ioctl", "dm", "backing", "thinmeta", "label", "store", "fs", "image",
+            "units", "ids", "ioctl", "dm", "backing", "thinmeta", "label", "store", "fs", "delta",
+            "image",
         ],
     ),
 ];

@@ -82,6 +82,9 @@ fuzz_target!(|members: (bool, Vec<Member>)| {
         limit: Bytes::from_mib(1),
     };
     if let Ok(archive) = Archive::open_stream(Cursor::new(bytes), &spool) {
-        let _ = archive.images(None);
+        let images = archive.images(None).unwrap_or_default();
+        for layer in images.iter().flat_map(|image| &image.layers) {
+            let _ = archive.layer_blob(layer);
+        }
     }
 });

@@ -80,7 +80,7 @@ fn read(catalogue: &Catalogue) {
     for image in catalogue.images().unwrap_or_default() {
         let _ = catalogue.image_layers(image.id);
         let _ = catalogue.image_config(image.id);
-        let _ = catalogue.plan_image_removal(image.id);
+        let _ = catalogue.plan_images_removal(Some(image.id), &[]);
         let _ = catalogue.begin_container(&NewContainer {
             name: ContainerName::new("fuzz").unwrap(),
             image: image.id,

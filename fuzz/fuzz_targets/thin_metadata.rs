@@ -96,8 +96,11 @@ impl ReadAt for &Edited {
 
 fn look(mut metadata: Metadata<&Edited>) -> Result<(), ReadError> {
     let devices = metadata.devices()?;
-    for device in devices.iter().take(8) {
-        let _ = metadata.runs(device.id);
+    for pair in devices.windows(2).take(8) {
+        if let [one, other] = pair {
+            let _ = metadata.runs(one.id);
+            let _ = metadata.changed(one.id, other.id);
+        }
     }
     let all: BTreeSet<_> = devices.iter().map(|device| device.id).collect();
     let _ = metadata.exclusive(&all);

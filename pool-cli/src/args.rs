@@ -13,21 +13,22 @@ use dmthin::ids::PoolName;
 use dmthin::units::{BlockSize, Bytes, NewSize};
 use tracing::level_filters::LevelFilter;
 
-use crate::columns::ListArgs;
 use crate::commands::base::BaseCommand;
 use crate::commands::check::{CHECK_HELP, CheckArgs, GC_HELP, GcArgs};
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::config::ConfigCommand;
 use crate::commands::container::{ContainerArgs, ContainerCommand};
 use crate::commands::device::DeviceCommand;
-use crate::commands::df::DF_HELP;
+use crate::commands::df::{DF_HELP, DfArgs};
 use crate::commands::explain::ExplainArgs;
 use crate::commands::image::ImageCommand;
+use crate::commands::layer::LayerCommand;
 use crate::commands::man::ManArgs;
 use crate::commands::monitor::{MONITOR_HELP, MonitorArgs};
 use crate::commands::pool::PoolCommand;
 use crate::commands::queue::QueueCommand;
 use crate::commands::trim::{TRIM_HELP, TrimArgs};
+use crate::commands::volume::VolumeCommand;
 use crate::commands::who::WHO_HELP;
 use crate::config::{self, ConfigError, Given, Origin, Settings};
 use crate::output::Output;
@@ -237,9 +238,15 @@ pub(crate) enum Command {
     /// Import, list and remove images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Look at the layers that images are made of
+    #[command(subcommand)]
+    Layer(LayerCommand),
     /// Make, mount and remove containers
     #[command(subcommand)]
     Container(ContainerCommand),
+    /// Make, mount and remove data volumes, which live apart from containers
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Look at the device-mapper devices of all pools
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -258,9 +265,9 @@ pub(crate) enum Command {
     /// Show and check the settings
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Show how much room the open pools have
+    /// Show how much room the open pools have, and who takes it
     #[command(after_help = DF_HELP)]
-    Df(ListArgs),
+    Df(DfArgs),
     /// Find what does not belong: orphans in the kernel, in the pools and in the catalogues
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
@@ -316,12 +323,13 @@ pub(crate) fn log_to_stderr(verbose: u8, quiet: bool) {
         (2, _) => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt()
+    // A caller that has set one up keeps its own.
+    let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(verbose > 1)
-        .init();
+        .try_init();
 }
 
 /// Reads a size that cannot be zero.

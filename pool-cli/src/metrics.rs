@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dmthin::graph::{
-    ContainerReport, Measured, MonitorEvent, MonitorOp, Operation, PoolReport, Space, VolumeUsage,
+    ContainerReport, DataVolumeReport, Measured, MonitorEvent, MonitorOp, Operation, PoolReport,
+    Space, VolumeUsage,
 };
 use dmthin::ids::{PoolName, VolumeId, VolumeKind};
 use dmthin::store::VolumeState;
@@ -52,8 +53,12 @@ impl Counters {
 pub(crate) struct Watched<'a> {
     pub(crate) pool: PoolReport,
     pub(crate) containers: Vec<ContainerReport>,
+    /// Its data volumes.
+    pub(crate) volumes: Vec<DataVolumeReport>,
     pub(crate) counts: BTreeMap<(VolumeKind, VolumeState), u64>,
     pub(crate) measured: &'a Measured,
+    /// When its metadata were copied.
+    pub(crate) copied: Option<SystemTime>,
 }
 
 /// Samples, family by family: the format wants those of one name together.
@@ -145,17 +150,22 @@ pub(crate) fn render(watched: &[Watched], counters: &Counters) -> String {
         &[("version", env!("CARGO_PKG_VERSION"))],
         1,
     );
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
     out.add(
         "dmthin_monitor_last_look_timestamp_seconds",
         "When the monitor last looked.",
         &[],
-        now,
+        seconds(SystemTime::now()),
     );
     for watched in watched {
         add_pool(&mut out, &watched.pool);
+        if let Some(copied) = watched.copied {
+            out.add(
+                "dmthin_last_metadata_backup_timestamp_seconds",
+                "When the newest copy of the metadata was taken.",
+                &[("pool", watched.pool.name.as_str())],
+                seconds(copied),
+            );
+        }
         add_volumes(&mut out, watched);
     }
     for ((pool, space, worked), count) in &counters.autoextend {
@@ -180,7 +190,13 @@ pub(crate) fn render(watched: &[Watched], counters: &Counters) -> String {
     out.text()
 }
 
-/// The volumes of a pool: those of containers by their names, others by their numbers.
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The volumes of a pool: those of containers and data volumes by their names, others by their numbers.
 fn add_volumes(out: &mut Families, watched: &Watched<'_>) {
     let pool = watched.pool.name.as_str();
     for ((kind, state), count) in &watched.counts {
@@ -217,13 +233,27 @@ fn add_volumes(out: &mut Families, watched: &Watched<'_>) {
             ("kind", VolumeKind::Container.as_str()),
             ("image", &container.image),
         ];
-        let usage = measured.get(&container.volume);
+        let usage = measured.get(&container.on.volume);
         // The kernel's word is newer.
-        let mapped = container.mapped.or(usage.map(|usage| usage.mapped));
+        let mapped = container.on.mapped.or(usage.map(|usage| usage.mapped));
         let exclusive = usage.map(|usage| usage.exclusive);
-        add_volume(out, &labels, container.size, mapped, exclusive);
+        add_volume(out, &labels, container.on.size, mapped, exclusive);
     }
-    let named: BTreeSet<VolumeId> = watched.containers.iter().map(|c| c.volume).collect();
+    for data in &watched.volumes {
+        let labels = [
+            ("pool", pool),
+            ("volume", data.name.as_str()),
+            ("kind", VolumeKind::Data.as_str()),
+        ];
+        let usage = measured.get(&data.on.volume);
+        let mapped = data.on.mapped.or(usage.map(|usage| usage.mapped));
+        let exclusive = usage.map(|usage| usage.exclusive);
+        add_volume(out, &labels, data.on.size, mapped, exclusive);
+    }
+    let containers = watched.containers.iter().map(|c| c.on.volume);
+    let named: BTreeSet<VolumeId> = containers
+        .chain(watched.volumes.iter().map(|data| data.on.volume))
+        .collect();
     for usage in measured.values().filter(|u| !named.contains(&u.volume)) {
         let volume = usage.volume.to_string();
         let labels = [

@@ -59,6 +59,15 @@ impl Output {
         }
     }
 
+    /// The same in JSON.
+    pub(crate) const fn in_json(&self) -> Self {
+        Self {
+            json: true,
+            quiet: self.quiet,
+            colour: self.colour,
+        }
+    }
+
     /// Whether `-q` was given.
     pub(crate) const fn quiet(&self) -> bool {
         self.quiet
@@ -302,6 +311,20 @@ pub(crate) fn bar(usage: Usage) -> String {
     format!("[{line}]")
 }
 
+/// The same of what has two parts: `own` is `#`, the rest of it is `=`.
+pub(crate) fn bar_of_two(own: Bytes, usage: Usage) -> String {
+    let own = Usage {
+        used: own.min(usage.used),
+        total: usage.total,
+    };
+    let (own, all) = (bar(own), bar(usage));
+    let parts = own.chars().zip(all.chars()).map(|cells| match cells {
+        ('.', '#') => '=',
+        (own, _) => own,
+    });
+    parts.collect()
+}
+
 /// With one decimal, cut and never rounded up: 100.0 means full.
 fn percent(usage: Usage) -> String {
     let tenths = share(usage, 1000);
@@ -415,6 +438,21 @@ mod tests {
             "[########################] 100.0 %  16383 PiB of 16383 PiB"
         );
         assert_eq!(show(0, 0), "[########################] 100.0 %  0 B of 0 B");
+    }
+
+    #[test]
+    fn a_bar_of_two_parts_shows_both() {
+        let bar = |own, used| {
+            let usage = Usage {
+                used: Bytes::new(used),
+                total: Bytes::new(24),
+            };
+            bar_of_two(Bytes::new(own), usage)
+        };
+        assert_eq!(bar(3, 8), "[###=====................]");
+        assert_eq!(bar(0, 2), "[==......................]");
+        assert_eq!(bar(8, 8), "[########................]");
+        assert_eq!(bar(0, 0), "[........................]");
     }
 
     #[test]

@@ -79,7 +79,7 @@ const LOOKS: &[(&str, &str)] = &[
 fn the_oracle_unpacks_the_fixture_as_its_layers_say() {
     let image = image(Variant::Small).unwrap();
     let compare = static_program("dmthin-tests", "compare-trees", "dev").unwrap();
-    let mut vm = Vm::new(Kernel::V6_1)
+    let mut vm = Vm::new(Kernel::Uml)
         .program(compare, "/usr/bin/compare-trees")
         .file("../fixtures/oracle-extract", "/usr/bin/oracle-extract")
         .disk(

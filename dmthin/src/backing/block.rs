@@ -1,7 +1,6 @@
 //! A whole block device, a partition or an LVM volume under a pool.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::backing::attached::Attached;
@@ -31,9 +30,7 @@ impl BlockDevice {
             path: path.to_owned(),
         };
         let meta = fs::metadata(path).map_err(|e| BackingError::io("look at", path, e))?;
-        if !meta.file_type().is_block_device() {
-            return Err(not_block());
-        }
+        ioctl::block_device(&meta).ok_or_else(not_block)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -47,9 +44,7 @@ impl BlockDevice {
         let meta = file
             .metadata()
             .map_err(|e| BackingError::io("look at", path, e))?;
-        if !meta.file_type().is_block_device() {
-            return Err(not_block());
-        }
+        let dev = ioctl::block_device(&meta).ok_or_else(not_block)?;
         if ioctl::is_read_only(&file)? {
             return Err(BackingError::ReadOnly {
                 path: path.to_owned(),
@@ -64,7 +59,7 @@ impl BlockDevice {
         }
         Ok(Self {
             path: path.to_owned(),
-            dev: DevNo::from_dev_t(meta.rdev()),
+            dev,
             size,
             file,
         })

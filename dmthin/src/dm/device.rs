@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::dm::error::DmError;
 use crate::dm::suspend::Suspended;
+use crate::dm::turns::{AllTurns, Turns};
 use crate::dm::udev::{NodePolicy, Transaction, UdevFlags};
 use crate::ids::{DevNo, DmName, DmUuid};
 use crate::ioctl::{
@@ -91,6 +92,7 @@ pub struct Dm {
     control: Control,
     dev_dir: PathBuf,
     policy: NodePolicy,
+    turns: AllTurns,
 }
 
 impl Dm {
@@ -109,6 +111,7 @@ impl Dm {
             control: Control::open_in(dev_dir)?,
             dev_dir: dev_dir.to_owned(),
             policy,
+            turns: AllTurns::default(),
         })
     }
 
@@ -116,6 +119,11 @@ impl Dm {
     #[must_use]
     pub fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// The turns at the pool that a device is.
+    pub(super) fn turns(&self, pool: &Device) -> Turns {
+        self.turns.of(pool.dev)
     }
 
     /// Who makes nodes.

@@ -17,6 +17,7 @@ mod status;
 mod suspend;
 mod table;
 mod thin;
+mod turns;
 mod udev;
 
 pub use device::{ActivateOptions, Device, Dm};
@@ -30,4 +31,5 @@ pub use status::{
 };
 pub use suspend::Suspended;
 pub use table::{ErrorTable, FlakeyTable, LinearTable, PoolFeatures, ThinPoolTable, ThinTable};
+pub(crate) use udev::free_cookies;
 pub use udev::{NodePolicy, UdevFlags};

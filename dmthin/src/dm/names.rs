@@ -7,8 +7,10 @@
 //! base      dmthin-<pool>-base-<volume id>          DMTHIN-<pool uuid>-base-<volume id>
 //! layer     dmthin-<pool>-layer-<volume id>         DMTHIN-<pool uuid>-layer-<volume id>
 //! container dmthin-<pool>-ctr-<container name>      DMTHIN-<pool uuid>-container-<volume id>
+//! data      dmthin-<pool>-vol-<volume name>         DMTHIN-<pool uuid>-data-<volume id>
+//! snapshot  dmthin-<pool>-snap-<volume id>          DMTHIN-<pool uuid>-snapshot-<volume id>
 //! metadata  dmthin-<pool>-tmeta                     DMTHIN-<pool uuid>-tmeta
-//! data      dmthin-<pool>-tdata                     DMTHIN-<pool uuid>-tdata
+//! its data  dmthin-<pool>-tdata                     DMTHIN-<pool uuid>-tdata
 //! ```
 //!
 //! The uuid says whose a device is; the name is for people and for `/dev/mapper`. A name is not
@@ -17,29 +19,36 @@
 //! ask for one name all the same, the kernel refuses the second (`drivers/md/dm-ioctl.c`,
 //! `dm_hash_insert`).
 //!
-//! Lengths: the longest name is a container's, 7 + 32 (`PoolName`) + 5 + 63 (`ContainerName`) = 107
-//! bytes; a layer's is at most 7 + 32 + 7 + 20 (digits of 2^64) = 66. A name may have 127 bytes. The
+//! Lengths: the longest name is a container's or a data volume's, 7 + 32 (`PoolName`) + 5 + 63
+//! (`ContainerName`, `VolumeName`) = 107 bytes; a layer's is at most 7 + 32 + 7 + 20 (digits of 2^64) = 66. A name may have 127 bytes. The
 //! longest uuid is a container's, 7 + 32 + 11 + 20 = 70 bytes; a uuid may have 128. So both always fit.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::dm::line::decimal;
-use crate::ids::{ContainerName, DmName, DmUuid, PoolName, PoolUuid, VolumeId, VolumeKind};
+use crate::ids::{
+    ContainerName, DmName, DmUuid, PoolName, PoolUuid, VolumeId, VolumeKind, VolumeName,
+};
 
 const UUID_PREFIX: &str = "DMTHIN-";
 const POOL_WORD: &str = "pool";
 const BALLAST_WORD: &str = "ballast";
+const MIRROR_WORD: &str = "mirror";
 const METADATA_WORD: &str = "tmeta";
 const DATA_WORD: &str = "tdata";
 
-/// Whether a pool's devices could have the names of another pool's containers: `a-ctr-b`, whose own is
-/// `dmthin-a-ctr-b-pool`, as is that of the container `b-pool` of `a`; and `a-ctr`.
+/// Whether a pool's devices could have the names of another pool's containers or data volumes: `a-ctr-b`,
+/// whose own is `dmthin-a-ctr-b-pool`, as is that of the container `b-pool` of `a`; and `a-ctr`. So with
+/// `vol`.
 ///
-/// Among other pools the first `-ctr-` in a name ends the pool's, so each name has one reading.
+/// Among other pools the first `-ctr-` or `-vol-` in a name ends the pool's, so each name has one reading.
 #[must_use]
 pub fn is_ambiguous(pool: &PoolName) -> bool {
-    pool.as_str().contains("-ctr-") || pool.as_str().ends_with("-ctr")
+    let name = pool.as_str();
+    ["-ctr", "-vol"]
+        .iter()
+        .any(|word| name.ends_with(word) || name.contains(&format!("{word}-")))
 }
 
 fn checked_name(text: String) -> DmName {
@@ -56,6 +65,12 @@ pub fn pool_name(pool: &PoolName) -> DmName {
 #[must_use]
 pub fn ballast_name(pool: &PoolName) -> DmName {
     checked_name(format!("dmthin-{pool}-ballast"))
+}
+
+/// The name of the device of the copy of the catalogue in a pool.
+#[must_use]
+pub fn mirror_name(pool: &PoolName) -> DmName {
+    checked_name(format!("dmthin-{pool}-mirror"))
 }
 
 /// The name of the device below a pool that is a part of a disk.
@@ -80,6 +95,18 @@ pub fn layer_name(pool: &PoolName, volume: VolumeId) -> DmName {
 #[must_use]
 pub fn container_name(pool: &PoolName, container: &ContainerName) -> DmName {
     checked_name(format!("dmthin-{pool}-ctr-{container}"))
+}
+
+/// The name of a data volume's device.
+#[must_use]
+pub fn volume_name(pool: &PoolName, volume: &VolumeName) -> DmName {
+    checked_name(format!("dmthin-{pool}-vol-{volume}"))
+}
+
+/// The name of the device that is made of a snapshot while we work on it.
+#[must_use]
+pub fn snapshot_name(pool: &PoolName, volume: VolumeId) -> DmName {
+    checked_name(format!("dmthin-{pool}-snap-{volume}"))
 }
 
 /// The names that lvm2 gives the device of a thin-pool `VG/LV`: while it has volumes, and while it has
@@ -115,6 +142,8 @@ pub enum OwnKind {
     Pool,
     /// Its ballast, while that is being filled.
     Ballast,
+    /// The copy of its catalogue, in the pool itself.
+    Mirror,
     /// A device below it, which is a part of a disk.
     Part(PartKind),
     /// A thin volume of the catalogue.
@@ -161,6 +190,15 @@ impl OwnUuid {
         }
     }
 
+    /// The device of the copy of the pool's catalogue.
+    #[must_use]
+    pub const fn mirror(pool: PoolUuid) -> Self {
+        Self {
+            pool,
+            kind: OwnKind::Mirror,
+        }
+    }
+
     /// A part of the pool's disk.
     #[must_use]
     pub const fn part(pool: PoolUuid, part: PartKind) -> Self {
@@ -193,6 +231,7 @@ impl fmt::Display for OwnUuid {
         match self.kind {
             OwnKind::Pool => f.write_str(POOL_WORD),
             OwnKind::Ballast => f.write_str(BALLAST_WORD),
+            OwnKind::Mirror => f.write_str(MIRROR_WORD),
             OwnKind::Part(part) => f.write_str(part.word()),
             OwnKind::Volume(kind, id) => write!(f, "{kind}-{id}"),
         }
@@ -211,6 +250,7 @@ impl FromStr for OwnUuid {
             match kind {
                 POOL_WORD => return Some(Self::pool(pool)),
                 BALLAST_WORD => return Some(Self::ballast(pool)),
+                MIRROR_WORD => return Some(Self::mirror(pool)),
                 METADATA_WORD => return Some(Self::part(pool, PartKind::Metadata)),
                 DATA_WORD => return Some(Self::part(pool, PartKind::Data)),
                 _ => {}
@@ -244,6 +284,7 @@ mod tests {
         for (own, text) in [
             (OwnUuid::pool(pool), format!("DMTHIN-{POOL}-pool")),
             (OwnUuid::ballast(pool), format!("DMTHIN-{POOL}-ballast")),
+            (OwnUuid::mirror(pool), format!("DMTHIN-{POOL}-mirror")),
             (
                 OwnUuid::part(pool, PartKind::Metadata),
                 format!("DMTHIN-{POOL}-tmeta"),
@@ -263,6 +304,14 @@ mod tests {
             (
                 OwnUuid::volume(pool, VolumeKind::Container, VolumeId::new(u64::MAX)),
                 format!("DMTHIN-{POOL}-container-18446744073709551615"),
+            ),
+            (
+                OwnUuid::volume(pool, VolumeKind::Snapshot, VolumeId::new(7)),
+                format!("DMTHIN-{POOL}-snapshot-7"),
+            ),
+            (
+                OwnUuid::volume(pool, VolumeKind::Data, VolumeId::new(8)),
+                format!("DMTHIN-{POOL}-data-8"),
             ),
         ] {
             assert_eq!(own.to_dm_uuid().as_str(), text);
@@ -338,6 +387,14 @@ mod tests {
             container_name(&pool, &web).as_str(),
             "dmthin-tank-ctr-web-1"
         );
+        assert_eq!(
+            volume_name(&pool, &VolumeName::new("db").unwrap()).as_str(),
+            "dmthin-tank-vol-db"
+        );
+        assert_eq!(
+            snapshot_name(&pool, VolumeId::new(5)).as_str(),
+            "dmthin-tank-snap-5"
+        );
     }
 
     #[test]
@@ -352,10 +409,20 @@ mod tests {
             pool_name(&pool("x-ctr")),
             container_name(&pool("x"), &container("pool"))
         );
-        for name in ["x-ctr", "x-ctr-y", "a-b-ctr-c"] {
+        for name in [
+            "x-ctr",
+            "x-ctr-y",
+            "a-b-ctr-c",
+            "x-vol",
+            "x-vol-y",
+            "a-ctrl-vol-c",
+        ] {
             assert!(is_ambiguous(&pool(name)), "{name}");
         }
-        for name in ["ctr", "ctr-x", "x-ctrl", "xctr", "x-ct", "x-pool", "x-base"] {
+        for name in [
+            "ctr", "ctr-x", "x-ctrl", "xctr", "x-ct", "x-pool", "x-base", "vol", "vol-x",
+            "x-volume",
+        ] {
             assert!(!is_ambiguous(&pool(name)), "{name}");
         }
     }
@@ -368,21 +435,26 @@ mod tests {
         assert_eq!(lvm_thin_pool_names("a/b", "c"), [None, None]);
     }
 
+    /// Names of pools of such parts as those of their devices have.
+    fn pool() -> impl Strategy<Value = String> {
+        "[a-c]((-ctr)|(-vol)|(-base)|(-c)|(-pool)|(-ctr-a)|(-d)|(-base)|(-pool)){0,2}"
+    }
+
     /// What a device of a pool is, by what follows `dmthin-POOL-`.
     fn tail() -> impl Strategy<Value = String> {
         prop_oneof![
             Just("pool".to_owned()),
             Just("ballast".to_owned()),
             Just("tmeta".to_owned()),
-            "(base|layer)-[1-9]",
-            "ctr-[a-z]((-ctr)|(-pool)|(-base-1)|(-c)){0,3}",
+            "(base|layer|snap)-[1-9]",
+            "(ctr|vol)-[a-z]((-ctr)|(-vol)|(-pool)|(-base-1)|(-c)){0,3}",
         ]
     }
 
     proptest! {
         #[test]
         fn unambiguous_pools_share_no_names(
-            pools in ["[a-c]((-ctr)|(-base)|(-c)|(-pool)|(-ctr-a)){0,3}", "[a-c]((-ctr)|(-base)|(-c)|(-pool)|(-ctr-a)){0,3}"],
+            pools in [pool(), pool()],
             tails in [tail(), tail()],
         ) {
             let [a, b] = pools.map(|name| PoolName::new(name).unwrap());

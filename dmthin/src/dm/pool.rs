@@ -3,13 +3,15 @@
 //! A message that the kernel obeyed is committed at once, but the result of that commit is thrown
 //! away (`drivers/md/dm-thin.c:pool_message`): the call says 0 and the pool may be read-only with
 //! the change lost. So after each message the status is read back, without a flush, and the
-//! message counts only when the pool still takes changes and wants no check.
+//! message counts only when the pool still takes changes and wants no check. Threads do both in
+//! [turns](super::turns).
 
 use crate::dm::device::{ActivateOptions, Device, Dm};
 use crate::dm::error::DmError;
 use crate::dm::line::LineError;
 use crate::dm::status::{PoolMode, PoolStatus, WorkingPool};
 use crate::dm::table::ThinPoolTable;
+use crate::dm::turns::Turns;
 use crate::ids::{DmName, DmUuid, ThinId, TransactionId};
 use crate::ioctl::{
     Deferred, DevId, DeviceInfo, Errno, EventNr, Flush, IoctlError, RemovedWhen, SuspendFlags,
@@ -22,6 +24,7 @@ use crate::units::{MetaBlocks, Sectors};
 pub struct ThinPool<'a> {
     dm: &'a Dm,
     device: Device,
+    turns: Turns,
 }
 
 impl<'a> ThinPool<'a> {
@@ -40,7 +43,7 @@ impl<'a> ThinPool<'a> {
         options: ActivateOptions,
     ) -> Result<Self, DmError> {
         let device = dm.activate(name, uuid, &[pool_line(size, table)], options)?;
-        Ok(Self { dm, device })
+        Ok(Self::on(dm, device))
     }
 
     /// The pool that is active under this uuid.
@@ -58,7 +61,12 @@ impl<'a> ThinPool<'a> {
     pub fn of(dm: &'a Dm, device: Device) -> Result<Self, DmError> {
         let (_, lines) = dm.control().table(device.id())?;
         only_line(device.name(), ThinPoolTable::TARGET, lines)?;
-        Ok(Self { dm, device })
+        Ok(Self::on(dm, device))
+    }
+
+    fn on(dm: &'a Dm, device: Device) -> Self {
+        let turns = dm.turns(&device);
+        Self { dm, device, turns }
     }
 
     /// The pool's device.
@@ -97,6 +105,11 @@ impl<'a> ThinPool<'a> {
     /// # Errors
     /// As of [`ThinPool::status`].
     pub fn status_and_event(&self) -> Result<(PoolStatus, EventNr), DmError> {
+        let _turn = self.turns.take();
+        self.status_in_turn()
+    }
+
+    fn status_in_turn(&self) -> Result<(PoolStatus, EventNr), DmError> {
         let id = self.device.id();
         let (info, lines) = self.dm.control().table_status(id, Flush::No)?;
         let line = only_line(self.device.name(), ThinPoolTable::TARGET, lines)?;
@@ -164,8 +177,22 @@ impl<'a> ThinPool<'a> {
         origin: ThinId,
         active: Option<DevId<'_>>,
     ) -> Result<(), DmError> {
+        self.create_snap_of(id, origin, active, SuspendFlags::default())
+    }
+
+    /// As [`create_snap`](Self::create_snap), the origin suspended as `how` says.
+    ///
+    /// # Errors
+    /// As of [`create_snap`](Self::create_snap).
+    pub fn create_snap_of(
+        &self,
+        id: ThinId,
+        origin: ThinId,
+        active: Option<DevId<'_>>,
+        how: SuspendFlags,
+    ) -> Result<(), DmError> {
         let suspended = active
-            .map(|device| self.dm.suspend(device, SuspendFlags::default()))
+            .map(|device| self.dm.suspend(device, how))
             .transpose()?;
         let made = self
             .message(&format!("create_snap {id} {origin}"), |errno| match errno {
@@ -238,11 +265,12 @@ impl<'a> ThinPool<'a> {
         }
     }
 
-    /// Holds the metadata as they are now for a reader; gives the block of their superblock.
+    /// Holds the metadata as they are now for a reader; gives the block of their superblock, and the
+    /// pool's status with them.
     ///
     /// # Errors
     /// [`DmError::MetadataSnapHeld`], [`DmError::PoolDegraded`], [`DmError::Ioctl`].
-    pub fn reserve_metadata_snap(&self) -> Result<MetaBlocks, DmError> {
+    pub fn reserve_metadata_snap(&self) -> Result<(MetaBlocks, Box<WorkingPool>), DmError> {
         const TEXT: &str = "reserve_metadata_snap";
         let pool = self.message(TEXT, |errno| match errno {
             Errno::BUSY => Some(DmError::MetadataSnapHeld {
@@ -250,7 +278,10 @@ impl<'a> ThinPool<'a> {
             }),
             _ => None,
         })?;
-        pool.held_root.ok_or_else(|| self.no_metadata_snap())
+        match pool.held_root {
+            Some(block) => Ok((block, pool)),
+            None => Err(self.no_metadata_snap()),
+        }
     }
 
     /// Lets the held metadata go.
@@ -292,19 +323,21 @@ impl<'a> ThinPool<'a> {
         text: &str,
         name: impl FnOnce(Errno) -> Option<DmError>,
     ) -> Result<Box<WorkingPool>, DmError> {
+        let _turn = self.turns.take();
+        let status = || self.status_in_turn().map(|(status, _)| status);
         let sent = self
             .dm
             .control()
             .message(self.device.id(), Sectors::ZERO, text);
         match sent {
-            Ok(_) => self.healthy(text, self.status()?),
+            Ok(_) => self.healthy(text, status()?),
             Err(IoctlError::Dm {
                 errno: Errno::OPNOTSUPP,
                 ..
             }) => Err(DmError::PoolDegraded {
                 device: self.device.name().clone(),
                 message: text.to_owned(),
-                status: Box::new(self.status()?),
+                status: Box::new(status()?),
             }),
             Err(error) => Err(error.errno().and_then(name).unwrap_or(error.into())),
         }

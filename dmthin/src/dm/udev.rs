@@ -14,7 +14,11 @@ use crate::dm::error::DmError;
 use crate::ioctl::{Cookie, IoctlError, Semaphore};
 
 /// The upper half of every cookie's key, `DM_COOKIE_MAGIC` of libdm.
-const COOKIE_MAGIC: u32 = 0x0d4d;
+const COOKIE_MAGIC: u16 = 0x0d4d;
+
+fn cookie_key(base: u16) -> u32 {
+    u32::from(COOKIE_MAGIC) << 16 | u32::from(base)
+}
 /// How many keys are tried for a free one.
 const KEY_TRIES: u32 = 64;
 /// Directories of udev rules, the first that has a file of a name wins.
@@ -125,7 +129,7 @@ impl Transaction {
             if base == 0 {
                 continue;
             }
-            let key = COOKIE_MAGIC << 16 | u32::from(base);
+            let key = cookie_key(base);
             if let Some(semaphore) = Semaphore::create(key, 1)? {
                 return Ok(Self::Udev {
                     semaphore,
@@ -135,7 +139,7 @@ impl Transaction {
         }
         Err(DmError::Ioctl(IoctlError::Semaphore {
             action: "find a free key for",
-            key: COOKIE_MAGIC << 16,
+            key: cookie_key(0),
             errno: crate::ioctl::Errno::EXIST,
         }))
     }
@@ -173,6 +177,12 @@ impl Transaction {
             tracing::warn!(%error, "going on without udev");
         }
     }
+}
+
+/// Removes the semaphores of cookies that processes of ours left which were killed while udev was busy; says how
+/// many. Those of others are theirs.
+pub(crate) fn free_cookies() -> Result<usize, DmError> {
+    Ok(Semaphore::remove_abandoned(COOKIE_MAGIC)?)
 }
 
 #[cfg(test)]
@@ -286,7 +296,7 @@ mod tests {
         assert_eq!(failed.unwrap_err().errno(), Some(Errno::BUSY));
         assert_eq!(value(&transaction), 2);
         // One is outstanding for ever: the wait ends all the same, and the semaphore is gone.
-        let key = COOKIE_MAGIC << 16 | cookie.get() & 0xffff;
+        let key = u32::from(COOKIE_MAGIC) << 16 | cookie.get() & 0xffff;
         transaction.wait(Duration::from_millis(10));
         assert!(!Semaphore::remove_key(key).unwrap());
     }

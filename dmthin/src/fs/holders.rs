@@ -178,12 +178,12 @@ pub fn holders_of(devices: &[DevNo]) -> Result<Vec<(DevNo, Holder)>, FsError> {
         return Ok(Vec::new());
     }
     let places = Places {
-        proc: "/proc".into(),
-        sys: "/sys".into(),
+        proc: ioctl::place("/proc"),
+        sys: ioctl::place("/sys"),
         own: Pid(std::process::id()),
     };
     let mut found = places.scan(devices)?;
-    if Path::new("/sys/block").exists() {
+    if ioctl::place("/sys/block").exists() {
         for (device, info) in ioctl::attached_loops()? {
             let below = [info.backing_device, Some(info.backing.dev)];
             if let Some(dev) = below.into_iter().flatten().find(|d| devices.contains(d)) {

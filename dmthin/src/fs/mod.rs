@@ -23,6 +23,7 @@ pub use mount::{DetachedMount, MountOptions};
 pub use mountinfo::{MountEntry, mounts_of, open_mount, parse_mountinfo, unmount};
 pub use resize::{grow, trim};
 pub use signature::{Signature, SignatureKind, find_signature, wipe_signatures};
+pub(crate) use superblock::probe_at;
 pub use superblock::{SuperblockInfo, probe};
 pub use tool::Tool;
 pub use uuid::FsUuid;

@@ -13,7 +13,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
 use crate::fs::error::FsError;
 use crate::ids::FsType;
-use crate::ioctl::Errno;
+use crate::ioctl::{Errno, stand_in};
 
 /// The longest message the kernel's log of a mount is read with.
 const MESSAGE_MAX: usize = 1024;
@@ -100,6 +100,21 @@ impl DetachedMount {
     /// # Errors
     /// [`FsError::Unsupported`], [`FsError::MountOption`], [`FsError::Mount`].
     pub fn new(fs: FsType, node: &Path, options: &MountOptions) -> Result<Self, FsError> {
+        if let Some(kernel) = stand_in() {
+            let root = kernel
+                .mount(node, options.read_only)
+                .map_err(|errno| FsError::Mount {
+                    fs,
+                    node: node.to_owned(),
+                    errno,
+                    messages: Vec::new(),
+                })?;
+            return Ok(Self {
+                fs,
+                node: node.to_owned(),
+                root,
+            });
+        }
         let fd =
             rustix::mount::fsopen(fs.as_str(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
                 if errno == Errno::NODEV {
@@ -176,7 +191,12 @@ impl DetachedMount {
     /// # Errors
     /// [`FsError::Mounted`], where a write that was promised before failed, too.
     pub fn sync(&self) -> Result<(), FsError> {
-        rustix::fs::syncfs(self.open_root()?).map_err(|errno| self.error("sync", errno))
+        let root = self.open_root()?;
+        let synced = match stand_in() {
+            Some(kernel) => kernel.sync(root.as_fd()),
+            None => rustix::fs::syncfs(root),
+        };
+        synced.map_err(|errno| self.error("sync", errno))
     }
 
     /// Puts the mount at a directory, where it stays until it is unmounted.

@@ -18,7 +18,7 @@ use rustix::mount::UnmountFlags;
 
 use crate::fs::error::FsError;
 use crate::ids::DevNo;
-use crate::ioctl::Errno;
+use crate::ioctl::{Errno, place};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
@@ -108,7 +108,7 @@ pub fn parse_mountinfo(table: &[u8]) -> Result<Vec<MountEntry>, FsError> {
 /// # Errors
 /// [`FsError::ReadMounts`], [`FsError::MountLine`].
 pub fn mounts_of(dev: DevNo) -> Result<Vec<MountEntry>, FsError> {
-    let table = fs::read(MOUNTINFO).map_err(|source| FsError::ReadMounts {
+    let table = fs::read(place(MOUNTINFO)).map_err(|source| FsError::ReadMounts {
         path: PathBuf::from(MOUNTINFO),
         source,
     })?;

@@ -141,14 +141,22 @@ fn xfs(block: &[u8; 1024]) -> Result<Option<SuperblockInfo>, FsError> {
 /// [`FsError::Read`]; [`FsError::DamagedSuperblock`] where one has left its mark but its sizes make
 /// no sense.
 pub fn probe(device: &File) -> Result<Option<SuperblockInfo>, FsError> {
+    probe_at(device, Bytes::ZERO)
+}
+
+/// As [`probe`], for one that begins so far into the device.
+///
+/// # Errors
+/// As of [`probe`].
+pub(crate) fn probe_at(device: &File, begin: Bytes) -> Result<Option<SuperblockInfo>, FsError> {
     const WHAT: &str = "a superblock";
     let mut block = [0; 1024];
-    read_at(device, WHAT, 0, &mut block)?;
+    read_at(device, WHAT, begin.get(), &mut block)?;
     if let Some(info) = xfs(&block)? {
         return Ok(Some(info));
     }
     block.fill(0);
-    read_at(device, WHAT, EXT_AT, &mut block)?;
+    read_at(device, WHAT, begin.get().saturating_add(EXT_AT), &mut block)?;
     ext4(&block)
 }
 

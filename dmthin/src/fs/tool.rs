@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::fs::error::FsError;
+use crate::ioctl::stand_in;
 
 /// How much of a failed program's standard error is kept, in bytes.
 const STDERR_TAIL: usize = 2048;
@@ -54,12 +55,15 @@ impl Tool {
         tracing::debug!(tool = self.name, ?args, node = %node.display(), "run");
         let places = ["", "/usr/sbin/", "/sbin/"];
         for place in places {
-            let result = Command::new(format!("{place}{}", self.name))
-                .args(args)
-                .arg(AsRef::<OsStr>::as_ref(node))
-                .env("LC_ALL", "C")
-                .stdin(Stdio::null())
-                .output();
+            let result = match stand_in() {
+                Some(kernel) => kernel.run(self.name, args, node),
+                None => Command::new(format!("{place}{}", self.name))
+                    .args(args)
+                    .arg(AsRef::<OsStr>::as_ref(node))
+                    .env("LC_ALL", "C")
+                    .stdin(Stdio::null())
+                    .output(),
+            };
             match result {
                 Ok(output) => return Ok(output),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}

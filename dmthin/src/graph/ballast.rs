@@ -13,8 +13,10 @@ use std::os::unix::fs::FileExt;
 
 use crate::dm::{ActivateOptions, DmError, OwnUuid, UdevFlags, names};
 use crate::graph::error::PoolError;
+use crate::graph::existing::require_own;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
+use crate::graph::step::Step;
 use crate::ioctl::{self, Access, Deferred, DevId};
 use crate::store::{BallastRecord, BallastState};
 use crate::units::Bytes;
@@ -27,25 +29,27 @@ impl Pool {
     ///
     /// # Errors
     /// [`StoreError::BallastExists`](crate::store::StoreError::BallastExists);
-    /// [`PoolError::DataGuard`] where the guard would not leave that much.
+    /// [`GuardError::Data`](crate::graph::GuardError::Data) where the guard would not leave that much.
     pub fn make_ballast(&self, size: Bytes) -> Result<Bytes, PoolError> {
         let live = self.live()?;
         // An id of it would not be known to be ours after a cut.
-        if let Some(existing) = live.record().existing() {
-            return Err(PoolError::NotOurThinPool {
-                name: self.name().clone(),
-                thin_pool: existing.name.clone(),
-            });
-        }
+        require_own(live.record())?;
         let _lock = self.locks().ballast()?;
         let block_size = live.record().block_size.to_bytes();
         let size = size.checked_round_up(block_size).unwrap_or(size);
         live.admit_bytes(size)?;
         let ballast = self.catalogue().begin_ballast(size)?;
+        Step::A1.passed(self.name());
         match live.fill(&ballast) {
             Ok(()) => {
                 self.catalogue().set_ballast(BallastState::Ready)?;
+                Step::A4.passed(self.name());
                 Ok(size)
+            }
+            // The id is somebody's: only the row goes.
+            Err(PoolError::Dm(DmError::ThinExists { id, .. })) => {
+                self.catalogue().disown_ballast()?;
+                Err(self.older_catalogue(id, id))
             }
             Err(error) => Err(error.with_undo(live.release(&ballast))),
         }
@@ -59,6 +63,7 @@ impl Pool {
         let live = self.live()?;
         let _lock = self.locks().ballast()?;
         let ballast = self.catalogue().set_ballast(BallastState::Releasing)?;
+        Step::A5.passed(self.name());
         live.release(&ballast)?;
         Ok(ballast.size)
     }
@@ -69,6 +74,7 @@ impl Live<'_> {
     fn fill(&self, ballast: &BallastRecord) -> Result<(), PoolError> {
         let pool = self.thin_pool();
         pool.create_thin(ballast.thin_id)?;
+        Step::A2.passed(self.pool().name());
         let uuid = OwnUuid::ballast(self.record().uuid).to_dm_uuid();
         let name = names::ballast_name(self.pool().name());
         let options = ActivateOptions {
@@ -88,6 +94,7 @@ impl Live<'_> {
         file.sync_all().map_err(io)?;
         drop(file);
         pool.dm().deactivate(device.id(), Deferred::No)?;
+        Step::A3.passed(self.pool().name());
         Ok(())
     }
 
@@ -102,7 +109,10 @@ impl Live<'_> {
             Ok(()) | Err(DmError::NoSuchThin { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(self.pool().catalogue().forget_ballast()?)
+        Step::A6.passed(self.pool().name());
+        self.pool().catalogue().forget_ballast()?;
+        Step::A7.passed(self.pool().name());
+        Ok(())
     }
 
     /// Releases a ballast whose making or release was cut. The caller holds the whole pool.

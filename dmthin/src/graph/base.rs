@@ -6,6 +6,7 @@ use crate::dm::Device;
 use crate::fs::{self, DetachedMount, MkfsOptions, MountOptions};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
+use crate::graph::step::Step;
 use crate::ids::FsType;
 use crate::store::{NewVolume, VolumeRecord};
 use crate::units::Bytes;
@@ -26,6 +27,7 @@ impl Live<'_> {
             return Ok(base);
         }
         let volume = catalogue.begin_volume(NewVolume::Base { fs, size })?;
+        Step::B1.passed_for(self.pool().name(), volume.id);
         match self.make_base(&volume, mkfs_args) {
             Ok(()) => Ok(catalogue.volume(volume.id)?),
             Err(error) => Err(error.with_undo(self.discard_volume(&volume))),
@@ -35,7 +37,28 @@ impl Live<'_> {
     fn make_base(&self, volume: &VolumeRecord, mkfs_args: &[String]) -> Result<(), PoolError> {
         self.require_kept(Bytes::ZERO)?;
         let volume = &self.create_empty(volume)?;
+        let passed = |step: Step| step.passed_for(self.pool().name(), volume.id);
+        passed(Step::B2);
         let device = self.activate_internal(volume)?;
+        self.make_fs(volume, &device, mkfs_args)?;
+        let catalogue = self.pool().catalogue();
+        passed(Step::B3);
+        self.measure(volume)?;
+        self.deactivate(volume)?;
+        passed(Step::B4);
+        catalogue.set_ready(volume.id)?;
+        passed(Step::B5);
+        Ok(())
+    }
+
+    /// Makes an empty file system, its root 0755 and without `lost+found`, on the disk when this
+    /// returns; and records its uuid.
+    pub(crate) fn make_fs(
+        &self,
+        volume: &VolumeRecord,
+        device: &Device,
+        mkfs_args: &[String],
+    ) -> Result<(), PoolError> {
         let options = MkfsOptions {
             uuid: None,
             zeroed: self.record().zeroing,
@@ -54,12 +77,8 @@ impl Live<'_> {
             .map_err(|errno| at("set the mode of the root of", errno))?;
         mount.sync()?;
         mount.close()?;
-        let uuid = uuid_of(&device)?;
-        let catalogue = self.pool().catalogue();
-        catalogue.set_fs_uuid(volume.id, &uuid)?;
-        self.measure(volume)?;
-        self.deactivate(volume)?;
-        Ok(catalogue.set_ready(volume.id)?)
+        let uuid = uuid_of(device)?;
+        Ok(self.pool().catalogue().set_fs_uuid(volume.id, &uuid)?)
     }
 }
 

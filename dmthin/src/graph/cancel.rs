@@ -2,8 +2,10 @@
 
 use crate::dm::names;
 use crate::graph::error::PoolError;
+use crate::graph::mirror::Flush;
 use crate::graph::pool::Pool;
 use crate::graph::report::ContainerReport;
+use crate::graph::step::Step;
 use crate::ids::{ContainerName, VolumeId};
 use crate::store::{RemovalRecord, StoreError};
 
@@ -48,8 +50,11 @@ impl Pool {
                 return Err(error.with_undo(undo));
             }
         };
+        Step::Q2.passed_for(self.name(), id);
+        // Else a catalogue made of the copy would have it removed.
+        live.mirror(Flush::Yes);
         live.activate(&record.volume, &device)?;
-        self.catalogue().set_active(id, true)?;
+        Step::Q3.passed_for(self.name(), id);
         self.container(name)
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::backing::BackingError;
+use crate::delta::DeltaError;
 use crate::dm::{DmError, PoolMode, PoolStatus};
 use crate::fs::FsError;
 use crate::graph::error::PoolError;
@@ -68,39 +69,40 @@ impl PoolError {
             Self::Ioctl(error) => ioctl_code(error),
             Self::Dm(error) => dm_code(error),
             Self::Store(error) => store_code(error),
-            Self::Fs(error) => fs_code(error),
+            Self::Fs(error) | Self::Delta(DeltaError::Fs(error)) => fs_code(error),
+            Self::Delta(DeltaError::Walk { source, .. }) => errno_code(*source),
             Self::Backing(error) => backing_code(error),
+            Self::Guard(error) => error.code(),
+            Self::Existing(error) => error.code(),
+            Self::Rebuild(error) => error.code(),
             Self::Image(error)
             | Self::Archive { source: error, .. }
             | Self::Layer { source: error, .. } => image_code(error),
             Self::NoPool { .. }
             | Self::NoLabel { .. }
+            | Self::NoMetadataCopy { .. }
             | Self::PoolNotFound { .. }
             | Self::NotADirectory { .. }
             | Self::RemovalNotFound { .. }
             | Self::DeviceNotFound { .. } => ErrorCode::NotFound,
-            Self::PoolExists { .. } => ErrorCode::Exists,
-            Self::ThinPoolInactive { .. } => ErrorCode::Failure,
-            Self::NoThinPool => ErrorCode::Unsupported,
+            Self::PoolExists { .. } | Self::IdTaken { .. } => ErrorCode::Exists,
+            Self::NoThinPool | Self::LayerNotRecorded { .. } => ErrorCode::Unsupported,
+            Self::LayerNotFound { .. } => ErrorCode::NotFound,
+            Self::LayersChanged { .. } => ErrorCode::NeedsCheck,
             Self::SeveralPools { .. }
             | Self::AmbiguousName { .. }
             | Self::TooSmall { .. }
             | Self::TooLarge { .. }
             | Self::SameDevice { .. }
             | Self::DeviceShort { .. }
-            | Self::NotAThinPool { .. }
-            | Self::NotOurThinPool { .. }
             | Self::RemovalAmbiguous { .. }
             | Self::SeveralImages { .. } => ErrorCode::Usage,
             Self::PoolBusy { .. }
+            | Self::PoolOpen { .. }
             | Self::DeviceInUse { .. }
-            | Self::ThinPoolTaken { .. }
             | Self::ContainerBusy { .. }
+            | Self::VolumeBusy { .. }
             | Self::RemovalHeld { .. } => ErrorCode::Busy,
-            Self::DataGuard { .. } | Self::HostGuard { .. } | Self::Overcommitted { .. } => {
-                ErrorCode::NoDataSpace
-            }
-            Self::MetadataGuard { .. } => ErrorCode::NoMetadataSpace,
             Self::Metadata { .. }
             | Self::Unformatted { .. }
             | Self::BlockSizeMismatch { .. }
@@ -110,7 +112,7 @@ impl PoolError {
             | Self::BackingElsewhere { .. }
             | Self::Damaged { .. }
             | Self::OtherDisk { .. }
-            | Self::OtherThinPool { .. } => ErrorCode::NeedsCheck,
+            | Self::Pairing(_) => ErrorCode::NeedsCheck,
             Self::Label { source, .. } => label_code(source),
             Self::Copy { source, .. } => match source {
                 CopyError::Io { source, .. } => io_code(source),
@@ -119,6 +121,7 @@ impl PoolError {
             },
             Self::PoolHalfMade { .. }
             | Self::ContainerHalfMade { .. }
+            | Self::VolumeHalfMade { .. }
             | Self::PoolNotOpen { .. }
             | Self::NoFileSystem { .. }
             | Self::Findings { .. } => ErrorCode::Failure,
@@ -185,23 +188,34 @@ fn label_code(error: &LabelError) -> ErrorCode {
 fn store_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::NotFound { .. }
-        | StoreError::VolumeNotFound { .. }
         | StoreError::ImageNotFound { .. }
+        | StoreError::LayerNotFound { .. }
         | StoreError::NameNotFound { .. }
         | StoreError::ContainerNotFound { .. }
+        | StoreError::DataVolumeNotFound { .. }
+        | StoreError::SnapshotNotFound { .. }
         | StoreError::BallastNotFound => ErrorCode::NotFound,
         StoreError::CatalogueExists { .. }
         | StoreError::ContainerExists { .. }
+        | StoreError::DataVolumeExists { .. }
+        | StoreError::SnapshotExists { .. }
         | StoreError::LayerExists { .. }
         | StoreError::BaseExists { .. }
         | StoreError::BallastExists => ErrorCode::Exists,
-        StoreError::InUse { .. } | StoreError::ImageInUse { .. } => ErrorCode::Busy,
-        StoreError::Busy { .. } => ErrorCode::Retry,
+        StoreError::InUse { .. }
+        | StoreError::ImageInUse { .. }
+        | StoreError::HasSnapshots { .. } => ErrorCode::Busy,
+        // Another command removes what this one was to stand on, or has it in work.
+        // Nobody names a volume by its number: one that is not there was when this command began.
+        StoreError::Busy { .. }
+        | StoreError::VolumeNotReady { .. }
+        | StoreError::VolumeNotFound { .. } => ErrorCode::Retry,
         StoreError::NoSpace { .. } => ErrorCode::NoDataSpace,
         StoreError::TooSmall { .. }
         | StoreError::TooLarge { .. }
         | StoreError::PathNotUtf8 { .. }
         | StoreError::ImageAmbiguous { .. }
+        | StoreError::LayerAmbiguous { .. }
         | StoreError::ImageName { .. } => ErrorCode::Usage,
         StoreError::Corrupt { .. } | StoreError::Generation { .. } => ErrorCode::NeedsCheck,
         StoreError::NewerFormat { .. } => ErrorCode::Unsupported,
@@ -213,7 +227,13 @@ fn store_code(error: &StoreError) -> ErrorCode {
 fn image_code(error: &ImageError) -> ErrorCode {
     match error {
         ImageError::NoSpace { .. } | ImageError::SpoolLimit { .. } => ErrorCode::NoDataSpace,
-        ImageError::Read { source, .. } | ImageError::Spool { source, .. } => io_code(source),
+        ImageError::Read { source, .. }
+        | ImageError::Spool { source, .. }
+        | ImageError::Write(source)
+        | ImageError::Split(source) => io_code(source),
+        ImageError::BadSplit(_) | ImageError::LayerChanged { .. } => ErrorCode::NeedsCheck,
+        ImageError::SourceChanged { .. } => ErrorCode::Busy,
+        ImageError::Change(_) => ErrorCode::Usage,
         ImageError::Io { source, .. } => errno_code(*source),
         ImageError::NoMatchingPlatform { .. } => ErrorCode::NotFound,
         ImageError::UnknownMediaType { .. }

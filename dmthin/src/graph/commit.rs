@@ -1,8 +1,9 @@
 //! What a pool has promised: where overcommitment is off, never more than it has.
 //!
-//! Counted is all that can ever be written: the full size of every container, ready, being made, being
-//! grown or not removed yet, and of a base or layer that is being made; and what sealed bases and layers
-//! have mapped, which nobody writes to any more. A block that layers share counts once a layer,
+//! Counted is all that can ever be written: the full size of every container and data volume, ready, being
+//! made, being grown or not removed yet, and of what is being made besides; and what sealed bases and layers
+//! and snapshots have mapped, which nobody writes to any more. Snapshots are measured where overcommitment is
+//! off when they are taken, and else count in full. A block that layers share counts once a layer,
 //! though never do they all count for more than the pool's blocks in use: so the sum is never less than what
 //! is needed. While it is not more than the pool's data, no writer can meet a full pool.
 //!
@@ -10,11 +11,11 @@
 //! both may be refused, but never both be let in; so with one that turns overcommitment off.
 
 use crate::dm::PoolStatus;
-use crate::graph::error::PoolError;
+use crate::graph::error::{GuardError, PoolError};
+use crate::graph::existing::require_own;
 use crate::graph::live::Live;
 use crate::graph::plan;
 use crate::graph::pool::Pool;
-use crate::ids::VolumeKind;
 use crate::store::{PoolRecord, VolumeRecord};
 use crate::units::Bytes;
 
@@ -49,7 +50,9 @@ impl Pool {
             Some(PoolStatus::Working(pool)) => (Some(pool.used_data), pool.total_data),
             _ => (None, plan::data_blocks(record.data_size, record.block_size)),
         };
-        let sealed = committed.sealed;
+        // The copy of the catalogue in the pool is as lasting as what is sealed.
+        let mirror = live.map_or(Ok(Bytes::ZERO), |_| self.mirror_mapped(record))?;
+        let sealed = committed.sealed.saturating_add(mirror);
         Ok(Promised {
             writable: committed.writable,
             sealed: used.map_or(sealed, |used| sealed.min(bytes(used))),
@@ -60,15 +63,12 @@ impl Pool {
     /// Sets whether more may be promised than there is.
     ///
     /// # Errors
-    /// [`PoolError::Overcommitted`] where more is promised already, and it is to be so no longer;
-    /// [`PoolError::NotOurThinPool`], where others may write as they like.
+    /// [`GuardError::Overcommitted`](crate::graph::GuardError::Overcommitted) where more is promised already, and it is to be so no longer;
+    /// [`ExistingError::NotOurs`](crate::graph::ExistingError::NotOurs), where others may write as they like.
     pub fn set_overcommit(&self, overcommit: bool) -> Result<(), PoolError> {
         let record = self.record()?;
-        if let Some(existing) = record.existing().filter(|_| !overcommit) {
-            return Err(PoolError::NotOurThinPool {
-                name: self.name().clone(),
-                thin_pool: existing.name.clone(),
-            });
+        if !overcommit {
+            require_own(&record)?;
         }
         self.catalogue().set_overcommit(overcommit)?;
         if overcommit {
@@ -90,12 +90,13 @@ impl Pool {
         if !promised.is_too_much() {
             return Ok(());
         }
-        Err(PoolError::Overcommitted {
+        Err(GuardError::Overcommitted {
             name: self.name().clone(),
             writable: promised.writable,
             sealed: promised.sealed,
             total: promised.total,
-        })
+        }
+        .into())
     }
 }
 
@@ -113,11 +114,11 @@ impl Live<'_> {
         pool.refuse(promised)
     }
 
-    /// Records what a base or a layer has mapped, which is about to be sealed.
+    /// Records what a base, a layer or a snapshot has mapped, which nobody writes to from now on.
     pub(crate) fn measure(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
         let device = self.pool().volume_device(volume)?;
         let mapped = device
-            .filter(|_| volume.kind != VolumeKind::Container)
+            .filter(|_| !volume.kind.is_writable())
             .map(|device| self.pool().host().mapped(&device))
             .transpose()?
             .flatten();

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use crate::dm::names;
-use crate::fs::{self, DetachedMount, MountOptions};
+use crate::fs::{DetachedMount, MountOptions};
 use crate::graph::create::round_up;
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
 use crate::graph::report::ContainerReport;
-use crate::ids::{ContainerName, DevNo};
+use crate::graph::step::Step;
+use crate::ids::ContainerName;
 use crate::ioctl::LockGuard;
 use crate::store::{ContainerRecord, NewContainer, StoreError, VolumeRecord};
 use crate::units::Bytes;
@@ -30,7 +31,7 @@ impl Pool {
     /// Makes a container: a snapshot of its image's top layer, with its device active.
     ///
     /// # Errors
-    /// Among others [`PoolError::DataGuard`], [`StoreError::ImageNotFound`], [`StoreError::ContainerExists`],
+    /// Among others [`GuardError::Data`](crate::graph::GuardError::Data), [`StoreError::ImageNotFound`], [`StoreError::ContainerExists`],
     /// [`StoreError::TooSmall`] and [`PoolError::PoolNotOpen`]. One that failed left nothing behind.
     pub fn create_container(&self, new: &CreateContainer) -> Result<ContainerReport, PoolError> {
         let live = self.live()?;
@@ -45,27 +46,60 @@ impl Pool {
         } else {
             image_name
         };
-        let begin = |name: ContainerName| {
+        let begin = |name: &ContainerName| {
             self.catalogue().begin_container(&NewContainer {
-                name,
+                name: name.clone(),
                 image: image.id,
                 image_name: image_name.clone(),
                 size: new.size.map(round_up),
             })
         };
-        let (name, volume) = match &new.name {
-            Some(name) => (name.clone(), begin(name.clone())?),
+        self.make_container(&live, new.name.as_ref(), begin)
+    }
+
+    /// Makes a container of what another one holds now, in use or not: a snapshot of that one, with its device
+    /// active. What is mounted is frozen meanwhile, so that the new one's file system is clean; who writes to it waits
+    /// for a moment.
+    ///
+    /// What a virtual machine has open is as after a power cut, for only its own kernel could freeze it.
+    ///
+    /// # Errors
+    /// As of [`Pool::create_container`]; [`StoreError::ContainerNotFound`],
+    /// [`PoolError::ContainerHalfMade`], [`PoolError::ContainerBusy`] while a monitor has it wait for the pool
+    /// to have room. One that failed left nothing behind.
+    pub fn fork_container(
+        &self,
+        of: &ContainerName,
+        name: Option<&ContainerName>,
+    ) -> Result<ContainerReport, PoolError> {
+        let live = self.live()?;
+        live.admit()?;
+        let (_lock, record) = self.lock_container(of)?;
+        live.to_be_snapshot(&of.into(), &record.volume)?;
+        self.make_container(&live, name, |name| self.catalogue().begin_fork(of, name))
+    }
+
+    /// Makes a container whose intent `begin` writes, under a made-up name where there is none.
+    fn make_container(
+        &self,
+        live: &Live<'_>,
+        name: Option<&ContainerName>,
+        begin: impl Fn(&ContainerName) -> Result<VolumeRecord, StoreError>,
+    ) -> Result<ContainerReport, PoolError> {
+        let (name, volume) = match name {
+            Some(name) => (name.clone(), begin(name)?),
             None => loop {
                 let name = made_up_name()?;
-                match begin(name.clone()) {
+                match begin(&name) {
                     // Thirty-two random bits met a namesake: draw again.
                     Err(StoreError::ContainerExists { .. }) => {}
                     result => break (name, result?),
                 }
             },
         };
+        Step::C1.passed_for(self.name(), volume.id);
         let _lock = self.locks().volume(volume.id)?;
-        match self.finish_container(&live, &name, &volume) {
+        match self.finish_container(live, &name, &volume) {
             Ok(()) => self.container_report(self.catalogue().container(&name)?),
             Err(error) => Err(error.with_undo(live.discard_volume(&volume))),
         }
@@ -81,18 +115,22 @@ impl Pool {
         live.require_kept(Bytes::ZERO)?;
         let parent = live.parent(volume)?;
         let volume = &live.snapshot(volume, &parent)?;
+        let passed = |step: Step| step.passed_for(self.name(), volume.id);
+        passed(Step::C2);
         let device = live.activate(volume, &names::container_name(self.name(), name))?;
+        passed(Step::C3);
         if volume.size > parent.size {
             let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;
             Live::grow_mounted(&mount, volume, &parent)?;
             mount.sync()?;
+            passed(Step::C4);
             // Recovery can find that the volume exists, but not that its file system has grown.
             self.catalogue().set_ready(volume.id)?;
         } else {
             self.catalogue().set_ready_lazy(volume.id)?;
         }
-        // Its device was handed out: the next `pool open` brings it back.
-        Ok(self.catalogue().set_active(volume.id, true)?)
+        passed(Step::C5);
+        Ok(())
     }
 
     /// Every container, sorted by name.
@@ -127,31 +165,7 @@ impl Pool {
         name: &ContainerName,
         dir: &Path,
     ) -> Result<ContainerReport, PoolError> {
-        let live = self.live()?;
-        let (_lock, record) = self.lock_container(name)?;
-        self.require_ready(name, &record.volume)?;
-        if !dir.is_dir() {
-            return Err(PoolError::NotADirectory {
-                path: dir.to_owned(),
-            });
-        }
-        let device = live.activate(&record.volume, &names::container_name(self.name(), name))?;
-        let mounts = self.mounts(device.dev())?;
-        if !mounts.is_empty() || live.has_bare_user(device.dev(), device.node())? {
-            return Err(PoolError::ContainerBusy {
-                name: name.clone(),
-                mounts,
-                open_count: 1,
-            });
-        }
-        let options = MountOptions {
-            discard: true,
-            ..MountOptions::default()
-        };
-        DetachedMount::new(record.volume.fs, device.node(), &options)?.attach(dir)?;
-        if !record.volume.active {
-            self.catalogue().set_active(record.volume.id, true)?;
-        }
+        self.mount_named(&name.into(), dir)?;
         self.container(name)
     }
 
@@ -161,16 +175,7 @@ impl Pool {
     /// # Errors
     /// [`PoolError::Fs`] where a place is in use.
     pub fn unmount_container(&self, name: &ContainerName) -> Result<Vec<PathBuf>, PoolError> {
-        let (_lock, record) = self.lock_container(name)?;
-        let Some(device) = self.volume_device(&record.volume)? else {
-            return Ok(Vec::new());
-        };
-        let mounts = self.mounts(device.dev)?;
-        // The last mount made is the first to go: an earlier one may lie below it.
-        for mount in mounts.iter().rev() {
-            fs::unmount(mount)?;
-        }
-        Ok(mounts)
+        self.unmount_named(&name.into())
     }
 
     /// A container as it is under its lock.
@@ -178,51 +183,18 @@ impl Pool {
         &self,
         name: &ContainerName,
     ) -> Result<(LockGuard, ContainerRecord), PoolError> {
-        loop {
-            let id = self.catalogue().container(name)?.volume.id;
-            let lock = self.locks().volume(id)?;
-            // Who had the lock may have removed it, and somebody may have made another of its name.
-            let record = self.catalogue().container(name)?;
-            if record.volume.id == id {
-                return Ok((lock, record));
-            }
-        }
+        let find = || Ok(self.catalogue().container(name)?);
+        self.lock_named(find, |record| record.volume.id)
     }
 
     fn container_report(&self, record: ContainerRecord) -> Result<ContainerReport, PoolError> {
-        let volume = record.volume;
         let image = self.catalogue().image(record.image)?;
-        let device = self.volume_device(&volume)?;
-        let (mut mapped, mut mounts, mut node) = (None, Vec::new(), None);
-        if let Some(device) = &device {
-            mapped = self.host().mapped(device)?;
-            mounts = self.mounts(device.dev)?;
-            node = self.host().node_of(device)?;
-        }
         Ok(ContainerReport {
             name: record.name,
             image: record.image_name,
             image_id: image.config_digest,
-            state: volume.state,
-            volume: volume.id,
-            thin_id: volume.thin_id,
-            size: volume.size,
-            growing_to: volume.growing_to,
-            mapped,
-            fs: volume.fs,
-            fs_uuid: volume.fs_uuid,
-            created_at: volume.created_at.to_unix(),
-            device: node,
-            devno: device.map(|device| device.dev),
-            mounts,
+            on: self.writable_report(record.volume)?,
         })
-    }
-
-    fn mounts(&self, dev: DevNo) -> Result<Vec<PathBuf>, PoolError> {
-        Ok(fs::mounts_of(dev)?
-            .into_iter()
-            .map(|mount| mount.target)
-            .collect())
     }
 }
 

@@ -1,9 +1,10 @@
 //! `pool create`: from nothing to a sealed base, or back to nothing.
 //!
-//! Steps: N1 directory and lock; N2 catalogue, state `creating` (the durable intent); N3 sparse
-//! files, or what lies on the devices wiped where that was asked for, the disk's label, and the
-//! metadata's first block zeroed; N4 loops, or the parts of the disk; N5 the thin-pool device; N6 its first transaction id; N7 the base volume; N8 state `ready`. A cut leaves a
-//! directory whose catalogue says `creating`, which `pool destroy` clears away.
+//! Steps: N1 directory; N2 catalogue, state `creating` (the durable intent); N3 sparse files, or what lies
+//! on the devices wiped where that was asked for, and the disk's label; N4 loops, or the parts of the disk, and
+//! the metadata's first block zeroed; N5 the thin-pool device; its first transaction id (T1 to T3); the base
+//! volume (B1 to B5); N6 state `ready`. A cut leaves a directory whose catalogue says `creating`, which
+//! `pool destroy` clears away.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,15 @@ use std::path::{Path, PathBuf};
 use crate::backing::{Attached, BlockDevice, SparseFile};
 use crate::dm::{PartKind, names};
 use crate::fs;
-use crate::graph::error::PoolError;
+use crate::graph::error::{ExistingError, PoolError};
 use crate::graph::host::Host;
 use crate::graph::layout::{DATA_FILE, METADATA_FILE};
+use crate::graph::mirror::Flush;
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::random::random_bytes;
 use crate::graph::report::{PoolPlan, PoolReport};
+use crate::graph::step::Step;
 use crate::ids::{FsType, PoolName, PoolUuid, ThinId};
 use crate::store::{
     BackingRecord, Catalogue, Guard, NewPool, PoolRecord, PoolState, StoreError, WhenFull,
@@ -84,6 +87,26 @@ impl CreatePool {
     pub const DEFAULT_BASE_SIZE: Bytes = Bytes::from_gib(10);
     /// The smallest data file or device: some blocks for a base volume and for a layer.
     pub const MIN_SIZE: Bytes = Bytes::from_mib(128);
+
+    /// On sparse files, and as it is where nothing else is asked for.
+    #[must_use]
+    pub fn new(name: PoolName) -> Self {
+        Self {
+            name,
+            size: Self::DEFAULT_SIZE,
+            metadata_size: None,
+            block_size: BlockSize::DEFAULT,
+            base_size: Self::DEFAULT_BASE_SIZE,
+            fs: FsType::Ext4,
+            mkfs_args: Vec::new(),
+            single_tenant: false,
+            guard: Guard::default(),
+            when_full: WhenFull::Queue,
+            on: PoolOn::Files,
+            force: false,
+            overcommit: true,
+        }
+    }
 
     /// The smallest base volume: what mkfs makes a journal in.
     fn min_base_size(&self) -> Bytes {
@@ -221,6 +244,7 @@ impl Host {
         self.dm()?;
         let dir = self.layout().pool_dir(&new.name);
         Self::make_dir(&dir)?;
+        Step::N1.passed(&new.name);
         let record = Self::new_record(new, place)?;
         let catalogue = match Catalogue::create(self.layout().catalogue(&new.name), &record) {
             Err(StoreError::CatalogueExists { path }) => {
@@ -232,6 +256,7 @@ impl Host {
             Err(error) => return Err(PoolError::from(error).with_undo(remove_if_empty(&dir))),
             Ok(catalogue) => catalogue,
         };
+        Step::N2.passed(&new.name);
         let pool = Pool::with_catalogue(self, &new.name, catalogue)?;
         let lock = pool.locks().whole_pool()?;
         match pool.make(new) {
@@ -333,7 +358,7 @@ pub(crate) fn round_up(size: Bytes) -> Bytes {
 }
 
 impl Pool {
-    /// Steps N3 to N8.
+    /// Steps N3 to N6.
     fn make(&self, new: &CreatePool) -> Result<(), PoolError> {
         let record = self.record()?;
         for (backing, size) in [
@@ -355,20 +380,29 @@ impl Pool {
         }
         if record.existing().is_some() {
             let live = self.enter_thin_pool(&record)?;
+            Step::N5.passed(self.name());
             live.ensure_base(record.fs, record.base_size, &new.mkfs_args)?;
-            return Ok(self.catalogue().set_pool_state(PoolState::Ready)?);
+            self.catalogue().set_pool_state(PoolState::Ready)?;
+            Step::N6.passed(self.name());
+            return Ok(());
         }
         self.write_first_label(&record)?;
+        Step::N3.passed(self.name());
         let data = self.attach(&record, PartKind::Data)?;
         let metadata = self.attach(&record, PartKind::Metadata)?;
         // A new file reads as zeros; a device may hold an old pool's superblock.
         if !matches!(record.metadata, BackingRecord::File { .. }) {
             metadata.zero_first_block()?;
         }
+        Step::N4.passed(self.name());
         let live = self.activate_pool(&record, &data, &metadata)?;
+        Step::N5.passed(self.name());
         self.stamp(&live, record.generation)?;
+        live.begin_mirror();
         live.ensure_base(record.fs, record.base_size, &new.mkfs_args)?;
         self.catalogue().set_pool_state(PoolState::Ready)?;
+        Step::N6.passed(self.name());
+        live.mirror(Flush::Yes);
         self.copy_catalogue(&record, false)
     }
 
@@ -389,10 +423,11 @@ impl Pool {
             BackingRecord::Device { .. } => BlockDevice::open(&path)?.attach(),
             BackingRecord::Part { start, .. } => self.attach_part(record, half, *start)?,
             BackingRecord::ThinPool(existing) => {
-                return Err(PoolError::NotOurThinPool {
+                return Err(ExistingError::NotOurs {
                     name: self.name().clone(),
                     thin_pool: existing.name.clone(),
-                });
+                }
+                .into());
             }
         })
     }

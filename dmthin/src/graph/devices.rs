@@ -61,7 +61,7 @@ impl Host {
         Ok(reports)
     }
 
-    /// One device, by its dm name or by its container's.
+    /// One device, by its dm name, by its container's, or by its data volume's.
     ///
     /// # Errors
     /// [`PoolError::DeviceNotFound`], and as [`Host::devices`].
@@ -71,10 +71,15 @@ impl Host {
             .iter()
             .position(|device| device.name.as_str() == name)
             .or_else(|| {
-                devices.iter().position(|device| {
-                    matches!(device.kind, DeviceKind::Volume(VolumeKind::Container))
-                        && device.owner.as_deref() == Some(name)
-                })
+                // A container goes before a data volume of its name.
+                [VolumeKind::Container, VolumeKind::Data]
+                    .into_iter()
+                    .find_map(|kind| {
+                        devices.iter().position(|device| {
+                            matches!(device.kind, DeviceKind::Volume(is) if is == kind)
+                                && device.owner.as_deref() == Some(name)
+                        })
+                    })
             });
         match found {
             Some(index) => Ok(devices.swap_remove(index)),
@@ -167,6 +172,7 @@ impl Host {
             kind: match own.kind {
                 OwnKind::Pool => DeviceKind::Pool,
                 OwnKind::Ballast => DeviceKind::Ballast,
+                OwnKind::Mirror => DeviceKind::Mirror,
                 OwnKind::Part(PartKind::Metadata) => DeviceKind::Metadata,
                 OwnKind::Part(PartKind::Data) => DeviceKind::Data,
                 OwnKind::Volume(kind, _) => DeviceKind::Volume(kind),
@@ -217,9 +223,9 @@ impl Pool {
         Ok(match kind {
             VolumeKind::Base => self
                 .catalogue()
-                .all_volumes()?
+                .bases()?
                 .iter()
-                .any(|volume| volume.id == id)
+                .any(|base| base.id == id)
                 .then(|| "base".to_owned()),
             VolumeKind::Layer => self
                 .catalogue()
@@ -227,13 +233,17 @@ impl Pool {
                 .iter()
                 .find(|layer| layer.volume.id == id)
                 .map(|layer| layer.layer.diff_id.to_string()),
-            VolumeKind::Container => self
+            VolumeKind::Container | VolumeKind::Data => self
                 .catalogue()
-                .containers()?
-                .iter()
-                .find(|container| container.volume.id == id)
-                .map(|container| container.name.to_string())
+                .writable_on(id)?
+                .map(|writable| writable.name.to_string())
                 .map_or_else(|| self.removed_owner(id), |name| Ok(Some(name)))?,
+            VolumeKind::Snapshot => self
+                .catalogue()
+                .all_snapshots()?
+                .iter()
+                .find(|snapshot| snapshot.volume.id == id)
+                .map(|snapshot| snapshot.name.to_string()),
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::graph::error::PoolError;
 use crate::graph::host::Host;
 use crate::graph::plan;
 use crate::graph::pool::Pool;
+use crate::graph::step::Step;
 use crate::label::{self, Area, CATALOGUE_LEN, CATALOGUE_START, Label, LabelError};
 use crate::store::{BackingRecord, PoolRecord};
 use crate::units::Bytes;
@@ -179,7 +180,11 @@ impl Pool {
     pub(crate) fn wipe_disk(&self, record: &PoolRecord) -> Result<(), PoolError> {
         match self.disk(record) {
             Ok(None) => Ok(()),
-            Ok(Some((disk, _))) => Ok(disk.attach().wipe()?),
+            Ok(Some((disk, _))) => {
+                disk.attach().wipe()?;
+                Step::Y2.passed(self.name());
+                Ok(())
+            }
             // `pool create` was cut before its label, or the disk is another pool's by now.
             Err(PoolError::OtherDisk { path, .. }) => {
                 tracing::warn!(path = %path.display(), "the disk is not the pool's: left as it is");

@@ -1,19 +1,29 @@
 //! What can go wrong with a verb, and what to tell the caller to do.
 
+mod existing;
+mod guard;
+mod rebuild;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::backing::BackingError;
+use crate::delta::DeltaError;
 use crate::dm::DmError;
 use crate::fs::{FsError, Holder};
+use crate::graph::pairing::PairingError;
 use crate::graph::words::{held_by, holders, in_block, join, things};
-use crate::ids::{ContainerName, DevNo, DmName, PoolName, TransactionId, VolumeId};
+use crate::ids::{ContainerName, DevNo, Digest, PoolName, TransactionId, VolumeId, VolumeName};
 use crate::image::ImageError;
 use crate::ioctl::IoctlError;
 use crate::label::{CopyError, LabelError};
 use crate::store::StoreError;
 use crate::thinmeta::ReadError;
-use crate::units::{BlockSize, Bytes, MetaBlocks, Percent};
+use crate::units::{BlockSize, Bytes, MetaBlocks};
+
+pub use existing::ExistingError;
+pub use guard::GuardError;
+pub use rebuild::RebuildError;
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +40,28 @@ pub enum PoolError {
         #[source]
         source: io::Error,
     },
+    /// No sealed layer of this chain id.
+    #[error("no layer {chain_id} in the pool")]
+    LayerNotFound {
+        /// What was asked for.
+        chain_id: Digest,
+    },
+    /// A layer that has no record of its tar, as one that came from another host with its disk, and whose files do not
+    /// give that: it was not written by us, or not in the order that we write.
+    #[error(
+        "there is no record of the tar of layer {diff_id}, and its files do not give it: it was imported elsewhere, or \
+         by a version without, or what was beside the catalogue is lost"
+    )]
+    LayerNotRecorded {
+        /// The layer.
+        diff_id: Digest,
+    },
+    /// Layers that are not what they were when they were sealed.
+    #[error("{count} of the layers are not what they were when they were sealed")]
+    LayersChanged {
+        /// How many.
+        count: usize,
+    },
     /// A lock, a loop or a block device.
     #[error(transparent)]
     Ioctl(#[from] IoctlError),
@@ -42,6 +74,9 @@ pub enum PoolError {
     /// A file system in a volume.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// Two volumes that cannot be compared.
+    #[error("cannot tell what differs")]
+    Delta(#[from] DeltaError),
     /// A file or a device below the pool.
     #[error(transparent)]
     Backing(#[from] BackingError),
@@ -81,6 +116,19 @@ pub enum PoolError {
         #[source]
         source: ReadError,
     },
+
+    /// There is too little room for anything new.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// A thin-pool of somebody else's cannot be used, or not for that.
+    #[error(transparent)]
+    Existing(#[from] ExistingError),
+    /// The copy of the catalogue in the pool is not kept, or not used.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    /// The catalogue is not the pool's, or not its latest.
+    #[error(transparent)]
+    Pairing(#[from] PairingError),
 
     /// The kernel has a device mapper, but no thin pools.
     #[error("this kernel has no thin-pool target: load it with `modprobe dm-thin-pool`")]
@@ -134,6 +182,12 @@ pub enum PoolError {
         /// The name.
         name: PoolName,
     },
+    /// What is asked cannot be told of a pool that is open.
+    #[error("pool {name} is open: the kernel has its metadata")]
+    PoolOpen {
+        /// The name.
+        name: PoolName,
+    },
     /// Volumes of the pool are in use.
     #[error("pool {name} is in use by {}", join(users))]
     PoolBusy {
@@ -162,7 +216,8 @@ pub enum PoolError {
     },
     /// Containers of another pool could have the names of its devices.
     #[error(
-        "{name} is no name for a new pool: its devices could not be told from containers of another's"
+        "{name} is no name for a new pool: its devices could not be told from containers or volumes of \
+         another's"
     )]
     AmbiguousName {
         /// The name.
@@ -194,59 +249,6 @@ pub enum PoolError {
         mode: String,
         /// Whether the needs_check flag is set.
         needs_check: bool,
-    },
-    /// The pool's data is nearly full: nothing new is made.
-    #[error(
-        "pool {name} has {free} of {total} data left, and keeps {least} free: nothing new is made in it"
-    )]
-    DataGuard {
-        /// The pool.
-        name: PoolName,
-        /// What is free.
-        free: Bytes,
-        /// Of how much.
-        total: Bytes,
-        /// What must stay free.
-        least: Percent,
-    },
-    /// More would be promised than there is, in a pool where it must not.
-    #[error(
-        "pool {name} would promise {writable} to containers and hold up to {sealed} for images, of \
-         {total} of data, and promises no more than it has"
-    )]
-    Overcommitted {
-        /// The pool.
-        name: PoolName,
-        /// What containers, and what is being made, could come to use.
-        writable: Bytes,
-        /// What images hold, at the most.
-        sealed: Bytes,
-        /// The pool's data.
-        total: Bytes,
-    },
-    /// The pool's metadata is nearly full: nothing new is made.
-    #[error(
-        "pool {name} has {free} of {total} metadata left, and keeps {least} free: nothing new is made in it"
-    )]
-    MetadataGuard {
-        /// The pool.
-        name: PoolName,
-        /// What is free.
-        free: Bytes,
-        /// Of how much.
-        total: Bytes,
-        /// What must stay free.
-        least: Percent,
-    },
-    /// The host's file system below a pool on a file is nearly full: nothing new is made.
-    #[error("the file system of {} has {free} left, and {least} are kept free: nothing new is made in the pool", path.display())]
-    HostGuard {
-        /// The pool's file.
-        path: PathBuf,
-        /// What is free.
-        free: Bytes,
-        /// What must stay free.
-        least: Bytes,
     },
     /// A block device that is not as large as the pool is to be.
     #[error("{} has {found}, less than {asked}", path.display())]
@@ -294,46 +296,6 @@ pub enum PoolError {
         /// What was found on it.
         what: String,
     },
-    /// What was to be somebody else's thin-pool is something else.
-    #[error("{} is no thin-pool", path.display())]
-    NotAThinPool {
-        /// As it was given.
-        path: PathBuf,
-    },
-    /// A thin-pool that a pool of ours is, or is in.
-    #[error("thin-pool {thin_pool} is in use by pool {user}")]
-    ThinPoolTaken {
-        /// The thin-pool.
-        thin_pool: DmName,
-        /// The pool, by its name or its uuid.
-        user: String,
-    },
-    /// A pool lies in a thin-pool that its owner did not activate.
-    #[error("thin-pool {thin_pool}, which pool {name} is in, is not active")]
-    ThinPoolInactive {
-        /// The pool.
-        name: PoolName,
-        /// The thin-pool.
-        thin_pool: DmName,
-    },
-    /// The thin-pool is not the one that the pool was made in.
-    #[error(
-        "thin-pool {thin_pool} does not have the base volume of pool {name}: it is another one, or was restored"
-    )]
-    OtherThinPool {
-        /// The pool.
-        name: PoolName,
-        /// The thin-pool.
-        thin_pool: DmName,
-    },
-    /// What only the owner of a thin-pool may do.
-    #[error("pool {name} is in thin-pool {thin_pool}, which is not ours to change")]
-    NotOurThinPool {
-        /// The pool.
-        name: PoolName,
-        /// The thin-pool.
-        thin_pool: DmName,
-    },
     /// A disk that does not have the pool's label.
     #[error("{} is not the disk of pool {name}: {}", path.display(), match found {
         Some(other) => format!("it has the label of pool {other}"),
@@ -346,6 +308,12 @@ pub enum PoolError {
         path: PathBuf,
         /// The pool whose label it has.
         found: Option<PoolName>,
+    },
+    /// A repair was to be from a copy of the metadata.
+    #[error("there is no copy of the metadata of pool {name}")]
+    NoMetadataCopy {
+        /// The pool.
+        name: PoolName,
     },
     /// A disk without a label of ours.
     #[error("{} has no label of a pool", path.display())]
@@ -413,6 +381,24 @@ pub enum PoolError {
         /// As the pool's table says.
         device: DevNo,
     },
+    /// The making of a data volume was cut in the middle.
+    #[error("volume {name} is half made: its making was cut")]
+    VolumeHalfMade {
+        /// The volume.
+        name: VolumeName,
+        /// Its pool.
+        pool: PoolName,
+    },
+    /// The data volume is mounted, or its device is open.
+    #[error("volume {name} is {}", holders(mounts, *open_count))]
+    VolumeBusy {
+        /// Which.
+        name: VolumeName,
+        /// Where it is mounted.
+        mounts: Vec<PathBuf>,
+        /// How many hold its device open.
+        open_count: u32,
+    },
     /// The container is mounted, or its device is open.
     #[error("container {name} is {}", holders(mounts, *open_count))]
     ContainerBusy {
@@ -465,6 +451,12 @@ pub enum PoolError {
     DeviceNotFound {
         /// The name.
         name: String,
+    },
+    /// A graph driver's id that is taken.
+    #[error("there is a layer {id} already")]
+    IdTaken {
+        /// The id.
+        id: String,
     },
     /// An image name cannot be given to several images at once.
     #[error("the archive holds {count} images: one name cannot go to all of them")]

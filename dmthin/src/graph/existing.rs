@@ -18,7 +18,7 @@ use crate::dm::{
 };
 use crate::fs;
 use crate::graph::create::Place;
-use crate::graph::error::PoolError;
+use crate::graph::error::{ExistingError, PoolError};
 use crate::graph::host::Host;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
@@ -32,11 +32,22 @@ const FIRST_THIN_ID: u64 = 1 << 23;
 /// What the device that holds a thin-pool has of it.
 const HOLD: Sectors = Sectors::new(8);
 
+/// That the pool is not in a thin-pool of somebody else's.
+pub(crate) fn require_own(record: &PoolRecord) -> Result<(), ExistingError> {
+    match record.existing() {
+        None => Ok(()),
+        Some(existing) => Err(ExistingError::NotOurs {
+            name: record.name.clone(),
+            thin_pool: existing.name.clone(),
+        }),
+    }
+}
+
 impl Host {
     /// The thin-pool that a path or a dm name leads to, if a pool can be made in it.
     pub(crate) fn place_in_thin_pool(&self, given: &Path) -> Result<Place, PoolError> {
         let info = self.find_thin_pool(given)?;
-        let taken = |user: String| PoolError::ThinPoolTaken {
+        let taken = |user: String| ExistingError::Taken {
             thin_pool: info.name.clone(),
             user,
         };
@@ -46,7 +57,7 @@ impl Host {
             .and_then(|uuid| uuid.as_str().parse().ok())
         {
             let own: OwnUuid = own;
-            return Err(taken(own.pool.to_string()));
+            return Err(taken(own.pool.to_string()).into());
         }
         let existing = ExistingPool {
             name: info.name.clone(),
@@ -56,7 +67,7 @@ impl Host {
             // One that cannot be read is not known to be in it, and an open one is seen below.
             let record = self.pool(&summary.name).and_then(|pool| pool.record());
             if record.is_ok_and(|record| record.existing().is_some_and(|e| e.is(&existing))) {
-                return Err(taken(summary.name.to_string()));
+                return Err(taken(summary.name.to_string()).into());
             }
         }
         let dm = self.dm()?;
@@ -66,15 +77,16 @@ impl Host {
                 .deps(DevId::Dev(device.dev))?
                 .contains(&info.dev)
             {
-                return Err(taken(own.pool.to_string()));
+                return Err(taken(own.pool.to_string()).into());
             }
         }
         let thin_pool = ThinPool::of(dm, dm.existing(DevId::Dev(info.dev))?)?;
         let (_, table) = thin_pool.table()?;
         let PoolStatus::Working(pool) = thin_pool.status()? else {
-            return Err(PoolError::NotAThinPool {
+            return Err(ExistingError::NotOne {
                 path: given.to_owned(),
-            });
+            }
+            .into());
         };
         let backing = BackingRecord::ThinPool(existing);
         Ok(Place {
@@ -91,7 +103,7 @@ impl Host {
     /// The device with the thin-pool target: the given one, or the one below it, for `/dev/VG/POOL` of
     /// lvm2 may be a linear device on it.
     fn find_thin_pool(&self, given: &Path) -> Result<DeviceInfo, PoolError> {
-        let not_one = || PoolError::NotAThinPool {
+        let not_one = || ExistingError::NotOne {
             path: given.to_owned(),
         };
         let dm = self.dm()?;
@@ -103,18 +115,18 @@ impl Host {
             let info = found.ok_or_else(not_one)?;
             let (_, lines) = dm.control().table(DevId::Dev(info.dev))?;
             let [line] = lines.as_slice() else {
-                return Err(not_one());
+                return Err(not_one().into());
             };
             if line.kind == ThinPoolTable::TARGET {
                 return Ok(info);
             }
             if line.kind != LinearTable::TARGET {
-                return Err(not_one());
+                return Err(not_one().into());
             }
             let below = LinearTable::parse(&line.params).map_err(|_| not_one())?;
             found = dm.find(DevId::Dev(below.device))?;
         }
-        Err(not_one())
+        Err(not_one().into())
     }
 
     /// The dm device that a path leads to. lvm2 shows no node of a thin-pool that has volumes: of
@@ -144,7 +156,7 @@ impl Pool {
         &self,
         existing: &ExistingPool,
     ) -> Result<ThinPool<'_>, PoolError> {
-        let inactive = || PoolError::ThinPoolInactive {
+        let inactive = || ExistingError::Inactive {
             name: self.name().clone(),
             thin_pool: existing.name.clone(),
         };
@@ -155,10 +167,10 @@ impl Pool {
         };
         let device: Device = match dm.find(id)? {
             Some(info) if info.active_table => dm.existing(DevId::Dev(info.dev))?,
-            _ => return Err(inactive()),
+            _ => return Err(inactive().into()),
         };
         match ThinPool::of(dm, device) {
-            Err(DmError::WrongTarget { .. }) => Err(inactive()),
+            Err(DmError::WrongTarget { .. }) => Err(inactive().into()),
             result => Ok(result?),
         }
     }
@@ -214,6 +226,9 @@ impl Pool {
         }
         self.begin_destroying(record)?;
         let catalogue = self.catalogue();
+        for snapshot in catalogue.all_snapshots()? {
+            live.discard_volume(&snapshot.volume)?;
+        }
         for image in catalogue.images()? {
             for name in catalogue.containers()? {
                 if name.image == image.id {
@@ -240,7 +255,7 @@ impl Pool {
 impl Live<'_> {
     /// That the thin-pool has our base volume, with the file system that we made in it.
     pub(crate) fn check_marker(&self) -> Result<(), PoolError> {
-        let other = || PoolError::OtherThinPool {
+        let other = || ExistingError::Other {
             name: self.pool().name().clone(),
             thin_pool: self.thin_pool().device().name().clone(),
         };
@@ -251,7 +266,7 @@ impl Live<'_> {
         // Without a base nothing was made yet, or nothing is left.
         let Some(base) = base else { return Ok(()) };
         let device = match self.activate_internal(&base) {
-            Err(PoolError::Dm(DmError::NoSuchThin { .. })) => return Err(other()),
+            Err(PoolError::Dm(DmError::NoSuchThin { .. })) => return Err(other().into()),
             result => result?,
         };
         let node = device.node();
@@ -270,7 +285,7 @@ impl Live<'_> {
         if uuid.is_some() && uuid == base.fs_uuid {
             Ok(())
         } else {
-            Err(other())
+            Err(other().into())
         }
     }
 }

@@ -45,8 +45,12 @@ pub enum FindingKind {
     MissingDevice,
     /// A loop device on a file of the pool that the pool does not use.
     StrayLoop,
+    /// A record of a layer's tar, and no layer.
+    StrayRecord,
     /// A node of one of our names that leads nowhere or to another device.
     StrayNode,
+    /// The copy of the catalogue in the pool does not have all that the catalogue has.
+    StaleMirror,
 }
 
 impl FindingKind {
@@ -65,7 +69,9 @@ impl FindingKind {
         Self::MissingThin,
         Self::MissingDevice,
         Self::StrayLoop,
+        Self::StrayRecord,
         Self::StrayNode,
+        Self::StaleMirror,
     ];
 
     /// The word for it, as in JSON.
@@ -88,7 +94,9 @@ impl FindingKind {
             Self::MissingThin => "missing-thin",
             Self::MissingDevice => "missing-device",
             Self::StrayLoop => "stray-loop",
+            Self::StrayRecord => "stray-record",
             Self::StrayNode => "stray-node",
+            Self::StaleMirror => "stale-mirror",
         }
     }
 

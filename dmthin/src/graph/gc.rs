@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use crate::backing::SparseFile;
-use crate::dm::{DmError, PoolStatus, names};
-use crate::graph::check::{Leads, damaged_pool, damages, half_made_pool, leads_to};
+use crate::dm::{DmError, PoolStatus};
+use crate::graph::check::{Leads, damaged_pool, damages, half_made_pool, leads_to, node_prefix};
 use crate::graph::error::PoolError;
 use crate::graph::finding::{Collected, Collection, Finding, FindingKind, Outcome, Remedy};
 use crate::graph::host::Host;
 use crate::graph::live::{Live, Removal};
+use crate::graph::mirror::{Flush, MirrorState};
 use crate::graph::pool::Pool;
+use crate::graph::step::Step;
 use crate::ids::{DevNo, PoolName, ThinId, VolumeId};
 use crate::ioctl::{Deferred, Detached, DevId};
 use crate::store::{StoreError, VolumeRecord, VolumeState};
@@ -32,7 +34,8 @@ const fn turn(kind: FindingKind) -> u8 {
         FindingKind::UnknownThin => 4,
         FindingKind::MissingDevice => 5,
         FindingKind::StrayLoop => 6,
-        FindingKind::StrayNode => 7,
+        FindingKind::StrayNode | FindingKind::StrayRecord => 7,
+        FindingKind::StaleMirror => 9,
         FindingKind::HalfMadePool
         | FindingKind::Unpaired
         | FindingKind::MissingThin
@@ -151,7 +154,9 @@ impl Pool {
         };
         let Some(live) = live else {
             for finding in findings {
-                run.work(finding, dry_run, |finding| self.collect_closed(finding));
+                run.work(finding, dry_run, |finding| {
+                    self.told(self.collect_closed(finding))
+                });
             }
             return Ok(());
         };
@@ -162,13 +167,40 @@ impl Pool {
         };
         let before = live.used_data()?;
         for finding in findings {
-            run.work(finding, dry_run, |finding| live.collect(finding));
+            run.work(finding, dry_run, |finding| self.told(live.collect(finding)));
+        }
+        if !dry_run {
+            live.mirror(Flush::No);
         }
         let came_back = before.saturating_sub(live.used_data()?);
         run.bytes = run
             .bytes
             .saturating_add(if dry_run { promised } else { came_back });
         Ok(())
+    }
+
+    /// Removes the nodes of this pool that lead nowhere, as a command leaves them that was killed between a device
+    /// and its node. One that stays keeps nobody from anything.
+    pub(crate) fn clear_stray_nodes(&self) -> Result<(), PoolError> {
+        let prefix = node_prefix(self.name());
+        let is_ours = |name: &str| name.starts_with(&prefix);
+        for finding in self.host().stray_nodes(Some(self.name()), &is_ours)? {
+            if finding.remedy == Remedy::Keep {
+                continue;
+            }
+            if let Err(error) = self.host().remove_node(&finding) {
+                tracing::warn!(found = %finding.text, %error, "it stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// Step Z1, where it is passed.
+    fn told(&self, outcome: Result<Outcome, PoolError>) -> Result<Outcome, PoolError> {
+        if matches!(outcome, Ok(Outcome::Done)) {
+            Step::Z1.passed(self.name());
+        }
+        outcome
     }
 
     /// What can be done without the pool's device.
@@ -178,6 +210,12 @@ impl Pool {
             FindingKind::Suspended => self.resume(finding.devno),
             FindingKind::StrayLoop => self.detach(finding.devno),
             FindingKind::StrayNode => self.host().remove_node(finding),
+            FindingKind::StrayRecord => {
+                if let Some(volume) = finding.volume {
+                    self.drop_split(volume)?;
+                }
+                Ok(Outcome::Done)
+            }
             _ => Ok(Outcome::Kept),
         }
     }
@@ -253,13 +291,23 @@ impl Live<'_> {
         self.exclusive(&thins)
     }
 
+    /// Gives a container or data volume, if it is there still, its device.
+    fn activate_named(&self, id: VolumeId) -> Result<Outcome, PoolError> {
+        if let Some(writable) = self.pool().catalogue().writable_on(id)? {
+            let name = self.pool().device_name(&writable.name);
+            self.activate(&writable.volume, &name)?;
+        }
+        Ok(Outcome::Done)
+    }
+
     fn collect(&self, finding: &Finding) -> Result<Outcome, PoolError> {
         match (finding.kind, finding.volume) {
             (FindingKind::HalfMade | FindingKind::QueuedRemoval, Some(id)) => {
                 match self.row(id)? {
                     Some(volume) if self.is_whole(&volume)? => {
                         self.pool().catalogue().set_ready(id)?;
-                        Ok(Outcome::Done)
+                        // Its name was to have a device, as that of every container that is ready.
+                        self.activate_named(id)
                     }
                     Some(mut volume) => {
                         if volume.state != VolumeState::Deleting {
@@ -281,14 +329,15 @@ impl Live<'_> {
                 }
                 Ok(Outcome::Done)
             }
-            (FindingKind::MissingDevice, Some(id)) => {
-                let mut containers = self.pool().catalogue().containers()?.into_iter();
-                if let Some(container) = containers.find(|container| container.volume.id == id) {
-                    let name = names::container_name(self.pool().name(), &container.name);
-                    self.activate(&container.volume, &name)?;
-                }
-                Ok(Outcome::Done)
+            (FindingKind::StaleMirror, _) => {
+                self.begin_mirror();
+                self.mirror(Flush::Yes);
+                Ok(match self.pool().mirror_state(self.record()) {
+                    Some(MirrorState::Behind) => Outcome::Kept,
+                    Some(MirrorState::Current) | None => Outcome::Done,
+                })
             }
+            (FindingKind::MissingDevice, Some(id)) => self.activate_named(id),
             (FindingKind::UnknownThin, _) => {
                 let Some(id) = finding.thin_id else {
                     return Ok(Outcome::Kept);

@@ -1,29 +1,29 @@
-//! Growth: of the pool's two devices, of the base volume, of a container. Nothing ever shrinks.
+//! Growth: of the pool's two devices, of the base volume, of a container or data volume. Nothing ever shrinks.
 //!
-//! Steps of the pool: E1 its files or LVM volumes made longer, or its disk's label written anew (what lies beyond the table is not used, so a cut is
-//! no harm); E2 the new sizes in the catalogue, the durable intent; E3 the loops told; E4 the table
+//! Steps of the pool: E1 its files or LVM volumes made longer, or its disk's label written anew (cut here, longer data are not
+//! used, and longer metadata are taken alone at the next opening); E2 the new sizes in the catalogue, the durable intent; E3 the loops told; E4 the table
 //! reloaded, with which the kernel takes the new length of both devices and commits it
 //! (`drivers/md/dm-thin.c:pool_preresume`). Cut after E2, the next `pool open` ends it.
 //!
-//! Steps of a container: G1 the new size in the catalogue as `growing_to`, the intent; G2 the device's
+//! Steps of a container or data volume: G1 the new size in the catalogue as `growing_to`, the intent; G2 the device's
 //! table reloaded; G3 its file system grown, mounted or not; G4 the size. Cut after G1, the next
 //! `pool open` ends it.
 
-use crate::backing::SparseFile;
-use crate::dm::{PartKind, PoolMode, PoolStatus, WorkingPool, names};
+use crate::backing::{Attached, SparseFile};
+use crate::dm::{PartKind, PoolMode, PoolStatus, WorkingPool};
 use crate::fs::{self, DetachedMount};
 use crate::graph::create::round_up;
 use crate::graph::error::PoolError;
+use crate::graph::existing::require_own;
 use crate::graph::live::Live;
 use crate::graph::lvm::Lvextend;
 use crate::graph::plan;
 use crate::graph::pool::Pool;
 use crate::graph::report::{Change, GrownContainer, PoolReport};
-use crate::ids::{ContainerName, DmName};
+use crate::graph::step::Step;
+use crate::ids::{ContainerName, DmName, WritableName};
 use crate::ioctl::LockGuard;
-use crate::store::{
-    BackingRecord, PoolRecord, PoolState, StoreError, VolumeRecord, VolumeState, WhenFull,
-};
+use crate::store::{BackingRecord, PoolRecord, PoolState, StoreError, VolumeRecord, WhenFull};
 use crate::units::{BlockSize, Bytes, DataBlocks, NewSize, Percent};
 
 /// What a pool is to become. What is left out stays, but a block device that has become larger is
@@ -94,12 +94,7 @@ impl Pool {
         let live = self.live()?;
         let _lock = self.locks().growth()?;
         let record = self.record()?;
-        if let Some(existing) = record.existing() {
-            return Err(PoolError::NotOurThinPool {
-                name: self.name().clone(),
-                thin_pool: existing.name.clone(),
-            });
-        }
+        require_own(&record)?;
         let now = self.require_growable(live.thin_pool())?;
         let data = Half {
             what: "pool size",
@@ -123,13 +118,16 @@ impl Pool {
         let (new_data, new_metadata) =
             (data.new_size(grow.data)?, metadata.new_size(grow.metadata)?);
         let data = self.lengthen(&record, &data, new_data, grow.lvextend)?;
+        Step::E1.passed(self.name());
         let metadata = self.lengthen(&record, &metadata, new_metadata, grow.lvextend)?;
+        Step::E1.passed(self.name());
         let record = if (data, metadata) == (record.data_size, record.metadata_size) {
             record
         } else {
             let low_water = low_water(&record, data);
             self.update_label(&record, data)?;
-            self.catalogue().set_pool_sizes(data, metadata, low_water)?
+            Step::E1.passed(self.name());
+            self.record_sizes(data, metadata, low_water)?
         };
         let change = live.fit(&record)?;
         Ok((change, self.status()?))
@@ -180,11 +178,39 @@ impl Pool {
         }
     }
 
+    /// Step E2.
+    fn record_sizes(
+        &self,
+        data: Bytes,
+        metadata: Bytes,
+        low_water: DataBlocks,
+    ) -> Result<PoolRecord, PoolError> {
+        let record = self.catalogue().set_pool_sizes(data, metadata, low_water)?;
+        Step::E2.passed(self.name());
+        Ok(record)
+    }
+
+    /// Step E2 for metadata that are longer than the catalogue says: a growth was cut before it, or somebody
+    /// extended their volume. The kernel takes them as long as they are when it opens or resumes the pool.
+    pub(crate) fn take_longer_metadata(
+        &self,
+        record: &PoolRecord,
+        metadata: &Attached,
+    ) -> Result<PoolRecord, PoolError> {
+        let size = metadata.size();
+        if size <= record.metadata_size {
+            return Ok(record.clone());
+        }
+        let had = record.metadata_size;
+        tracing::info!(%had, %size, "the metadata are longer than the catalogue says");
+        self.record_sizes(record.data_size, size, record.low_water)
+    }
+
     /// Makes the base volume that new images stand on larger, and with it every container made from
     /// now on, of images that are there already too.
     ///
     /// # Errors
-    /// [`PoolError::TooSmall`] for less than it has; [`PoolError::DataGuard`] and others where there is no
+    /// [`PoolError::TooSmall`] for less than it has; [`GuardError::Data`](crate::graph::GuardError::Data) and others where there is no
     /// room for another base.
     pub fn grow_base(&self, size: NewSize) -> Result<(Change, PoolReport), PoolError> {
         let live = self.live()?;
@@ -203,11 +229,15 @@ impl Pool {
         // Made now, so that what is wrong with it is told now and not to the next import.
         live.ensure_base(record.fs, size, &record.mkfs_args)?;
         self.catalogue().set_base_size(size)?;
+        Step::B6.passed(self.name());
         if let Some(_no_imports) = self.locks().try_no_imports()?
             && let Some(old) = self.catalogue().base(record.fs, least)?
         {
             match self.catalogue().begin_deleting(old.id) {
-                Ok(old) => live.finish_removal(old.id)?,
+                Ok(old) => {
+                    Step::D1.passed_for(self.name(), old.id);
+                    live.finish_removal(old.id)?;
+                }
                 // Images stand on it.
                 Err(StoreError::InUse { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -223,17 +253,15 @@ impl Pool {
     pub fn set(&self, policy: SetPool) -> Result<PoolReport, PoolError> {
         let shared = self.locks().share_pool()?;
         let _lock = self.locks().growth()?;
-        if let (Some(existing), Some(_)) = (self.record()?.existing(), policy.when_full) {
-            return Err(PoolError::NotOurThinPool {
-                name: self.name().clone(),
-                thin_pool: existing.name.clone(),
-            });
+        if policy.when_full.is_some() {
+            require_own(&self.record()?)?;
         }
         let record = self.catalogue().set_policy(
             policy.min_free_data,
             policy.min_free_metadata,
             policy.when_full,
         )?;
+        Step::S1.passed(self.name());
         let low_water = low_water(&record, record.data_size);
         self.give_notice_at(record, low_water, shared)?;
         self.copy_if_open()?;
@@ -260,7 +288,7 @@ impl Pool {
             record
         } else {
             let (data, metadata) = (record.data_size, record.metadata_size);
-            self.catalogue().set_pool_sizes(data, metadata, low_water)?
+            self.record_sizes(data, metadata, low_water)?
         };
         if record.state == PoolState::Ready && self.host().pool_device(&record)?.is_some() {
             let live = Live::open(self, record, Some(shared))?;
@@ -283,26 +311,7 @@ impl Pool {
         name: &ContainerName,
         size: NewSize,
     ) -> Result<GrownContainer, PoolError> {
-        let live = self.live()?;
-        let (_lock, record) = self.lock_container(name)?;
-        let record = record.volume;
-        self.require_ready(name, &record)?;
-        let size = round_up(size.from(record.size));
-        let before = record.growing_to;
-        // Before the intent, which a cut would have fulfilled, and after it, for those who race.
-        live.require_kept(size.saturating_sub(before.unwrap_or(record.size)))?;
-        let volume = self.catalogue().begin_growth(record.id, size)?;
-        if volume.growing_to != before
-            && let Err(error) = live.require_kept(Bytes::ZERO)
-        {
-            let undo = self.catalogue().undo_growth(record.id, before);
-            return Err(error.with_undo(undo.map_err(PoolError::from)));
-        }
-        let (mut change, mut fs_grown) = (Change::Unchanged, false);
-        if volume.growing_to.is_some() {
-            fs_grown = live.finish_growth(&volume, &names::container_name(self.name(), name))?;
-            change = Change::Changed;
-        }
+        let (change, fs_grown) = self.grow_named(&name.into(), size)?;
         Ok(GrownContainer {
             change,
             fs_grown,
@@ -310,19 +319,36 @@ impl Pool {
         })
     }
 
-    /// That a container is whole.
-    pub(crate) fn require_ready(
+    /// Grows a container or data volume; whether it did anything, and whether its file system was grown
+    /// too.
+    pub(crate) fn grow_named(
         &self,
-        name: &ContainerName,
-        volume: &VolumeRecord,
-    ) -> Result<(), PoolError> {
-        if volume.state == VolumeState::Ready {
-            return Ok(());
+        name: &WritableName,
+        size: NewSize,
+    ) -> Result<(Change, bool), PoolError> {
+        let live = self.live()?;
+        let (_lock, record) = self.lock_writable(name)?;
+        let record = record.volume;
+        self.require_ready(name, &record)?;
+        let size = round_up(size.from(record.size));
+        let before = record.growing_to;
+        // Before the intent, which a cut would have fulfilled, and after it, for those who race.
+        live.require_kept(size.saturating_sub(before.unwrap_or(record.size)))?;
+        let volume = self.catalogue().begin_growth(record.id, size)?;
+        if volume.growing_to.is_some() {
+            Step::G1.passed_for(self.name(), record.id);
         }
-        Err(PoolError::ContainerHalfMade {
-            name: name.clone(),
-            pool: self.name().clone(),
-        })
+        if volume.growing_to != before
+            && let Err(error) = live.require_kept(Bytes::ZERO)
+        {
+            let undo = self.catalogue().undo_growth(record.id, before);
+            return Err(error.with_undo(undo.map_err(PoolError::from)));
+        }
+        if volume.growing_to.is_none() {
+            return Ok((Change::Unchanged, false));
+        }
+        let fs_grown = live.finish_growth(&volume, &self.device_name(name))?;
+        Ok((Change::Changed, fs_grown))
     }
 }
 
@@ -347,9 +373,12 @@ impl Live<'_> {
         // Looks at the file again, and tells its loop device.
         let data = pool.attach(record, PartKind::Data)?;
         let metadata = pool.attach(record, PartKind::Metadata)?;
+        let record = &pool.take_longer_metadata(record, &metadata)?;
+        Step::E3.passed(pool.name());
         let table = Pool::table(record, &data, &metadata);
         self.thin_pool()
             .reload(record.data_size.to_sectors_floor(), &table)?;
+        Step::E4.passed(pool.name());
         match self.thin_pool().status()? {
             PoolStatus::Working(now) if now.mode != PoolMode::Ro && !is_smaller(&now, record) => {
                 Ok(Change::Changed)
@@ -385,16 +414,20 @@ impl Live<'_> {
         let device = self.activate(&longer, name)?;
         self.thin_pool()
             .lengthen_thin(device.id(), volume.thin_id, size.to_sectors_floor())?;
+        let passed = |step: Step| step.passed_for(self.pool().name(), volume.id);
+        passed(Step::G2);
         let inside = self.inside(volume, device.dev(), device.node())?;
         let grown = inside.is_some();
         if let Some(inside) = inside {
             fs::grow(inside.root()?, volume.fs, size)?;
             inside.leave()?;
         }
+        passed(Step::G3);
         if !was_active {
             self.deactivate(volume)?;
         }
         self.pool().catalogue().finish_growth(volume.id)?;
+        passed(Step::G4);
         Ok(grown)
     }
 

@@ -3,16 +3,16 @@
 //! A pool without free data makes its writers wait and then fail, one without free metadata turns
 //! read-only at once (`Documentation/admin-guide/device-mapper/thin-provisioning.rst`). So a share
 //! of both is kept for what exists already: containers go on writing into it while somebody grows
-//! the pool. What gives room back, deleting and trimming, is never refused.
+//! the pool. So with the file systems of the host that the pool and its catalogue lie on. What gives room back, deleting and trimming, is never refused.
 
 use std::path::PathBuf;
 
 use crate::backing::{self, HostRoom};
 use crate::dm::{PoolStatus, WorkingPool};
-use crate::graph::error::PoolError;
+use crate::graph::error::{GuardError, PoolError};
 use crate::graph::live::Live;
 use crate::graph::monitor::{MonitorPolicy, Space as MonitoredSpace, step};
-use crate::graph::report::{LivePool, Usage};
+use crate::graph::report::{LivePool, Usage, VolumeSpace};
 use crate::store::{BackingRecord, Guard, PoolRecord};
 use crate::units::{Bytes, Percent};
 
@@ -20,6 +20,8 @@ use crate::units::{Bytes, Percent};
 const HOST_SHARE: u64 = 20;
 /// More than this is not asked of the host, however large it is.
 const HOST_MOST: Bytes = Bytes::from_gib(1);
+/// What the catalogue's file system leaves free, for removals and what else must go on.
+const STATE_LEAST: Bytes = Bytes::from_mib(2);
 
 /// What is left of a pool before its guard refuses new volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -65,6 +67,18 @@ impl LivePool {
             MonitoredSpace::Metadata => (self.metadata?, left.metadata),
         };
         Some(Level::of(usage, left))
+    }
+}
+
+impl VolumeSpace {
+    /// How its device is doing, by what of it is mapped: its file system has less room still.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        let usage = Usage {
+            used: self.usage.mapped,
+            total: self.usage.size,
+        };
+        Level::of(usage, usage.total)
     }
 }
 
@@ -135,9 +149,9 @@ impl Live<'_> {
     pub(crate) fn admit_bytes(&self, size: Bytes) -> Result<(), PoolError> {
         let record = self.record();
         let pool = match self.thin_pool().status()? {
-            PoolStatus::Working(pool) => pool,
-            // The next message to the pool tells in its own words.
-            PoolStatus::Fail | PoolStatus::Error => return Ok(()),
+            PoolStatus::Working(pool) if !pool.needs_check => pool,
+            // Nothing could be undone that was begun in it.
+            _ => self.pool().require_writable(self.thin_pool())?,
         };
         let name = || self.pool().name().clone();
         let data = data_space(record, &pool, record.guard);
@@ -146,24 +160,37 @@ impl Live<'_> {
             ..data
         };
         if after.is_short() {
-            return Err(PoolError::DataGuard {
+            return Err(GuardError::Data {
                 name: name(),
                 free: data.free,
                 total: data.total,
                 least: data.least,
-            });
+            }
+            .into());
         }
         let metadata = metadata_space(&pool, record.guard);
         if metadata.is_short() {
-            return Err(PoolError::MetadataGuard {
+            return Err(GuardError::Metadata {
                 name: name(),
                 free: metadata.free,
                 total: metadata.total,
                 least: metadata.least,
-            });
+            }
+            .into());
+        }
+        let state = self.pool().catalogue().path().to_owned();
+        let room = backing::host_room(&state)?;
+        if room.free < STATE_LEAST {
+            let (free, least) = (room.free, STATE_LEAST);
+            return Err(GuardError::Host {
+                path: state,
+                free,
+                least,
+            }
+            .into());
         }
         match host_short(record, self.pool().backing_path(&record.data))? {
-            Some((path, free, least)) => Err(PoolError::HostGuard { path, free, least }),
+            Some((path, free, least)) => Err(GuardError::Host { path, free, least }.into()),
             None => Ok(()),
         }
     }

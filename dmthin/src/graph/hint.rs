@@ -3,6 +3,7 @@
 use crate::dm::DmError;
 use crate::graph::code::ErrorCode;
 use crate::graph::error::PoolError;
+use crate::graph::pairing::restore;
 use crate::image::ImageError;
 use crate::store::StoreError;
 
@@ -20,16 +21,6 @@ impl PoolError {
             Self::PoolHalfMade { name } => {
                 format!("clear it away: pool-cli pool destroy {name}")
             }
-            Self::DataGuard { name, .. } => format!(
-                "grow it: pool-cli pool grow {name} --data +SIZE; or remove containers and images"
-            ),
-            Self::Overcommitted { name, .. } => format!(
-                "grow it: pool-cli pool grow {name} --data +SIZE; remove something; or let it: \
-                 pool-cli pool set {name} --overcommit yes"
-            ),
-            Self::MetadataGuard { name, .. } => format!(
-                "grow it: pool-cli pool grow {name} --metadata +SIZE; or remove containers and images"
-            ),
             Self::PoolDegraded { name, .. } if self.is_out_of_metadata() => format!(
                 "it is out of metadata space; with more it works again: \
                  pool-cli pool grow {name} --metadata +SIZE"
@@ -39,20 +30,43 @@ impl PoolError {
                  pool-cli pool grow --metadata +SIZE"
                     .to_owned()
             }
-            Self::HostGuard { .. } => {
-                "make room on the host's file system, or remove containers and images".to_owned()
+            Self::PoolDegraded { name, .. } => format!(
+                "nothing more is written to it; find out what is wrong below it (dmesg, pool-cli doctor), then: \
+                 pool-cli pool repair {name}"
+            ),
+            Self::Dm(DmError::PoolDegraded { .. }) => {
+                "nothing more is written to the pool; find out what is wrong below it (dmesg), then: \
+                 pool-cli pool repair NAME"
+                    .to_owned()
             }
+            Self::Pairing(error) => error.hint(),
+            Self::Guard(error) => error.hint(),
+            Self::Existing(error) => error.hint()?.to_owned(),
+            Self::Rebuild(error) => return error.hint(),
+            Self::Rollback { cause, .. } => return cause.hint(),
+            Self::Store(StoreError::Corrupt { path, .. }) => restore(path, "NAME"),
+            Self::Store(StoreError::ThinIdsSpent) => {
+                "close the pool and open it: ids that are free again are looked for then".to_owned()
+            }
+            Self::Store(StoreError::NoSpace { path }) => format!(
+                "make room on the file system of {}; what was begun is settled by: pool-cli pool open",
+                path.display()
+            ),
             Self::DeviceShort { .. } => {
                 "make the device larger first, as with lvextend, or ask for less".to_owned()
             }
-            Self::ContainerHalfMade { pool, .. } => {
+            Self::ContainerHalfMade { pool, .. } | Self::VolumeHalfMade { pool, .. } => {
                 format!("have it settled: pool-cli pool open {pool}")
             }
+            Self::PoolOpen { name } => format!("close it first: pool-cli pool close {name}"),
             Self::PoolBusy { .. } => "unmount the containers and close their devices".to_owned(),
             Self::ContainerBusy { name, mounts, .. } if !mounts.is_empty() => {
                 format!("unmount it: pool-cli container umount {name}")
             }
-            Self::ContainerBusy { .. } => {
+            Self::VolumeBusy { name, mounts, .. } if !mounts.is_empty() => {
+                format!("unmount it: pool-cli volume umount {name}")
+            }
+            Self::ContainerBusy { .. } | Self::VolumeBusy { .. } => {
                 "close what holds the device (virtual machines, mounts in other namespaces)"
                     .to_owned()
             }
@@ -62,6 +76,9 @@ impl PoolError {
             Self::MetadataSnapHeld { name, .. } => format!(
                 "try again when it has ended; if none runs: \
                  dmsetup message dmthin-{name}-pool 0 release_metadata_snap"
+            ),
+            Self::NoMetadataCopy { name } => format!(
+                "without --from-copy it is made of what can be read: pool-cli pool repair {name}"
             ),
             Self::Findings { .. } => "see what can be taken away: pool-cli gc --dry-run".to_owned(),
             Self::Damaged { .. } => {
@@ -80,7 +97,7 @@ impl PoolError {
                     .to_owned()
             }
             Self::AmbiguousName { .. } => {
-                "choose one without -ctr- in it, or -ctr at its end".to_owned()
+                "choose one without -ctr- or -vol- in it, or -ctr or -vol at its end".to_owned()
             }
             Self::TransactionMismatch {
                 dir,
@@ -95,19 +112,13 @@ impl PoolError {
             ),
             Self::Metadata { .. }
             | Self::Unformatted { .. }
-            | Self::BlockSizeMismatch { .. }
-            | Self::TransactionMismatch { .. } => {
+            | Self::BlockSizeMismatch { .. } => {
                 "nothing was changed; put the pool's own files or devices back".to_owned()
             }
-            Self::ThinPoolInactive { .. } => {
-                "activate it first, as with lvchange -ay VG/POOL".to_owned()
-            }
-            Self::OtherThinPool { .. } => {
-                "nothing was changed; activate the thin-pool that the pool was made in".to_owned()
-            }
-            Self::NotOurThinPool { .. } => {
-                "its owner grows it, as with lvextend -L +SIZE VG/POOL".to_owned()
-            }
+            Self::TransactionMismatch { name, .. } => format!(
+                "nothing was changed; put the pool's own files or devices back, or its latest catalogue.db; or \
+                 have that made again of what is in the pool: pool-cli pool recover {name} --rebuild"
+            ),
             Self::Copy { .. } => {
                 "open the pool on the host that has its catalogue; nothing was changed".to_owned()
             }
@@ -120,6 +131,9 @@ impl PoolError {
             }
             Self::Store(StoreError::ImageInUse { .. }) => {
                 "remove the containers: pool-cli container rm NAME".to_owned()
+            }
+            Self::Store(StoreError::HasSnapshots { of, .. }) => {
+                format!("with it, for ever: pool-cli {} rm {of} --snapshots", of.noun())
             }
             Self::Store(StoreError::ImageNotFound { .. }) => {
                 "see which there are: pool-cli image list".to_owned()

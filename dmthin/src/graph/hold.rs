@@ -7,7 +7,8 @@
 use crate::dm::{OwnKind, OwnUuid};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
-use crate::ids::{VolumeId, VolumeKind};
+use crate::graph::step::Step;
+use crate::ids::VolumeId;
 use crate::ioctl::{DevId, DeviceInfo};
 
 impl Live<'_> {
@@ -27,12 +28,13 @@ impl Live<'_> {
         for (device, _) in suspended {
             tracing::info!(device = %device.name, "resuming a device that was left suspended");
             self.thin_pool().dm().resume(DevId::Dev(device.dev))?;
+            Step::O3.passed(self.pool().name());
         }
         Ok(())
     }
 
-    /// Container devices that are suspended, or that somebody uses and that are not. What nobody has
-    /// open is left alone: nobody writes to it, and removing and mounting it would wait for ever.
+    /// Devices of containers and data volumes that are suspended, or that somebody uses and that are
+    /// not. What nobody has open is left alone: nobody writes to it, and removing and mounting it would wait for ever.
     fn containers(&self, suspended: bool) -> Result<Vec<(DeviceInfo, VolumeId)>, PoolError> {
         let containers = self
             .own()?
@@ -40,7 +42,7 @@ impl Live<'_> {
             .filter(|(device, _)| device.suspended == suspended)
             .filter(|(device, _)| suspended || device.open_count > 0)
             .filter_map(|(device, own)| match own.kind {
-                OwnKind::Volume(VolumeKind::Container, id) => Some((device, id)),
+                OwnKind::Volume(kind, id) if kind.is_writable() => Some((device, id)),
                 _ => None,
             });
         Ok(containers.collect())

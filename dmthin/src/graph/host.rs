@@ -10,7 +10,7 @@ use crate::graph::layout::Layout;
 use crate::graph::pool::Pool;
 use crate::graph::report::{PoolSummary, PoolWord};
 use crate::ids::PoolName;
-use crate::ioctl::{DEV_MAPPER, DevId, DeviceInfo, Errno};
+use crate::ioctl::{DEV_MAPPER, DevId, DeviceInfo, Errno, place};
 use crate::store::{Catalogue, PoolRecord, PoolState, StoreError};
 
 /// A root directory and the kernel of this host.
@@ -48,7 +48,7 @@ impl Host {
         if let Some(dm) = self.inner.dm.get() {
             return Ok(dm);
         }
-        let dm = Dm::open(DEV_MAPPER.as_ref())?;
+        let dm = Dm::open(&place(DEV_MAPPER))?;
         Ok(self.inner.dm.get_or_init(|| dm))
     }
 
@@ -90,8 +90,11 @@ impl Host {
                 summary.images = counts.nr_images;
                 summary.containers = counts.nr_containers;
             }
-            // What a cut `pool create` left before its catalogue.
-            Err(StoreError::NotFound { .. }) => summary.state = PoolWord::Creating,
+            Err(StoreError::NotFound { .. }) => match self.without_catalogue(&summary.name) {
+                // What a cut `pool create` left before its catalogue.
+                PoolError::PoolHalfMade { .. } => summary.state = PoolWord::Creating,
+                lost => summary.problem = Some(lost.to_string()),
+            },
             Err(problem) => summary.problem = Some(problem.to_string()),
         }
         Ok(summary)
@@ -170,7 +173,7 @@ impl Host {
         let name = self.pick_pool(Some(name))?;
         match Pool::open_catalogue(self, &name) {
             Err(PoolError::Store(StoreError::NotFound { .. })) => {
-                Err(PoolError::PoolHalfMade { name })
+                Err(self.without_catalogue(&name))
             }
             result => result,
         }

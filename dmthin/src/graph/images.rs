@@ -1,19 +1,22 @@
-//! What there is of images: lists, lineage, history, removal.
+//! What there is of images and layers: lists, lineage, history, names.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::graph::error::PoolError;
 use crate::graph::pool::Pool;
-use crate::graph::report::{HistoryReport, ImageReport, LayerReport, LayerTree, RemovedImage};
-use crate::ids::{ContainerName, Digest, ImageId, VolumeId};
+use crate::graph::report::{
+    HistoryReport, ImageDetails, ImageReport, LayerReport, LayerTree, StackedLayer,
+};
+use crate::graph::step::Step;
+use crate::ids::{ContainerName, Digest, ImageId, ImageRef, VolumeId};
 use crate::image::ImageConfig;
-use crate::store::{ImageRecord, SealedLayer};
+use crate::store::{ImageRecord, SealedLayer, StoreError};
 use crate::units::Bytes;
 
 /// Everything the reports are made of, read once.
-struct Snapshot {
-    images: Vec<(ImageRecord, Vec<SealedLayer>)>,
-    containers: HashMap<ImageId, Vec<ContainerName>>,
+pub(super) struct Snapshot {
+    pub(super) images: Vec<(ImageRecord, Vec<SealedLayer>)>,
+    pub(super) containers: HashMap<ImageId, Vec<ContainerName>>,
     shared: HashMap<VolumeId, u64>,
 }
 
@@ -49,7 +52,7 @@ impl Snapshot {
 }
 
 impl Pool {
-    fn read_images(&self) -> Result<Snapshot, PoolError> {
+    pub(super) fn read_images(&self) -> Result<Snapshot, PoolError> {
         let catalogue = self.catalogue();
         let mut images = Vec::new();
         let mut shared = HashMap::new();
@@ -92,7 +95,7 @@ impl Pool {
     /// stands on them.
     ///
     /// # Errors
-    /// [`StoreError::ImageNotFound`](crate::store::StoreError::ImageNotFound) and other
+    /// [`StoreError::ImageNotFound`] and other
     /// [`PoolError::Store`].
     pub fn image_tree(&self, image: Option<&str>) -> Result<Vec<LayerTree>, PoolError> {
         let only = image
@@ -117,11 +120,7 @@ impl Pool {
                 parents.insert(id, below.replace(id));
             }
             if let Some(top) = below.and_then(|top| nodes.get_mut(&top)) {
-                let named = record.names.iter().map(ToString::to_string);
-                top.images.extend(named);
-                if record.names.is_empty() {
-                    top.images.push(record.config_digest.to_string());
-                }
+                top.images.extend(told_names(record));
                 top.containers.extend(
                     all.containers
                         .get(&record.id)
@@ -190,38 +189,114 @@ impl Pool {
         Ok(steps)
     }
 
-    /// Removes an image, with the layers nothing else needs; or only the name it was called by,
-    /// where it has others.
+    /// One image, with what it runs.
     ///
     /// # Errors
-    /// [`StoreError::ImageInUse`](crate::store::StoreError::ImageInUse) where containers stand on
-    /// it: nothing was changed.
-    pub fn remove_image(&self, image: &str) -> Result<RemovedImage, PoolError> {
-        let live = self.live()?;
+    /// As of [`history`](Self::history).
+    pub fn image(&self, image: &str) -> Result<ImageDetails, PoolError> {
         let record = self.catalogue().find_image(image)?;
-        let id: Digest = record.config_digest;
-        if let Some(name) = record.only_name_meant(image) {
-            self.catalogue().untag(name)?;
-            let names = vec![name.clone()];
-            return Ok(RemovedImage {
-                id,
-                names,
-                removed: false,
-                layers_removed: 0,
-            });
-        }
-        let removed = self.catalogue().remove_image(record.id)?;
-        let mut layers_removed: u64 = 0;
-        // Top down: a layer goes before the one it stands on.
-        for volume in &removed.volumes {
-            live.finish_removal(volume.id)?;
-            layers_removed = layers_removed.saturating_add(1);
-        }
-        Ok(RemovedImage {
-            id,
-            names: record.names,
-            removed: true,
-            layers_removed,
+        let layers = self.catalogue().image_layers(record.id)?;
+        let config = ImageConfig::parse(self.catalogue().image_config(record.id)?, image)?;
+        Ok(ImageDetails {
+            image: self.read_images()?.image(&record, &layers),
+            manifest: record.manifest_digest,
+            config,
         })
     }
+
+    /// Every layer, the lowest first, with what stands on it.
+    ///
+    /// # Errors
+    /// [`PoolError::Store`].
+    pub fn layers(&self) -> Result<Vec<StackedLayer>, PoolError> {
+        let all = self.read_images()?;
+        let layers = self.catalogue().layers()?;
+        let mut users: HashMap<VolumeId, (Vec<String>, Vec<ContainerName>)> = HashMap::new();
+        for (record, stack) in &all.images {
+            if let Some(top) = stack.last() {
+                let (images, containers) = users.entry(top.volume.id).or_default();
+                images.extend(told_names(record));
+                let on_it = all.containers.get(&record.id);
+                containers.extend(on_it.into_iter().flatten().cloned());
+            }
+        }
+        let mut children: HashMap<Digest, Vec<Digest>> = HashMap::new();
+        for layer in &layers {
+            if let Some(below) = layer.layer.parent_chain {
+                children
+                    .entry(below)
+                    .or_default()
+                    .push(layer.layer.chain_id);
+            }
+        }
+        let stacked = layers.iter().map(|layer| {
+            let (images, containers) = users.remove(&layer.volume.id).unwrap_or_default();
+            StackedLayer {
+                layer: all.layer(layer),
+                parent: layer.layer.parent_chain,
+                children: children.remove(&layer.layer.chain_id).unwrap_or_default(),
+                images,
+                containers,
+                volume_size: layer.volume.size,
+                mapped: layer.volume.mapped,
+                created_at: layer.volume.created_at.to_unix(),
+            }
+        });
+        Ok(stacked.collect())
+    }
+
+    /// One layer: by chain id, diff id, first digits of either, or the image it is the top of.
+    ///
+    /// # Errors
+    /// [`StoreError::LayerNotFound`] and [`StoreError::LayerAmbiguous`].
+    pub fn layer(&self, layer: &str) -> Result<StackedLayer, PoolError> {
+        let id = self.catalogue().find_layer(layer)?.volume.id;
+        let mut layers = self.layers()?;
+        layers.retain(|layer| layer.layer.volume == id);
+        layers.pop().ok_or_else(|| {
+            PoolError::from(StoreError::LayerNotFound {
+                name: layer.to_owned(),
+            })
+        })
+    }
+
+    /// Gives an image one name more, which is taken from the image that has it.
+    ///
+    /// # Errors
+    /// [`StoreError::ImageNotFound`].
+    pub fn tag_image(&self, image: &str, name: &ImageRef) -> Result<ImageReport, PoolError> {
+        let live = self.live()?;
+        let record = self.catalogue().find_image(image)?;
+        self.catalogue().tag(record.id, name)?;
+        Step::U1.passed(self.name());
+        drop(live);
+        self.image_report(record.id)
+    }
+
+    /// Takes a name from its image. One that has no other stays without: it is found by its digest, until
+    /// [`prune_images`](Self::prune_images) takes it.
+    ///
+    /// # Errors
+    /// [`StoreError::NameNotFound`].
+    pub fn untag_image(&self, name: &ImageRef) -> Result<ImageReport, PoolError> {
+        let live = self.live()?;
+        let record = self.catalogue().untag_any(name)?;
+        Step::U2.passed(self.name());
+        drop(live);
+        self.image_report(record.id)
+    }
+
+    pub(crate) fn image_report(&self, id: ImageId) -> Result<ImageReport, PoolError> {
+        let record = self.catalogue().image(id)?;
+        let layers = self.catalogue().image_layers(id)?;
+        Ok(self.read_images()?.image(&record, &layers))
+    }
+}
+
+/// The names of an image, or its id where it has none.
+pub(crate) fn told_names(image: &ImageRecord) -> Vec<String> {
+    if image.names.is_empty() {
+        return vec![image.config_digest.to_string()];
+    }
+    image.names.iter().map(ToString::to_string).collect()
 }

@@ -1,7 +1,7 @@
 //! Import of an image: each layer a snapshot of the one below, sealed when its digest is proven.
 //!
 //! Steps of a layer: intent in the catalogue; `create_snap` of the layer below; unpacked in a
-//! detached mount; its digests proven; synced; its device gone; sealed. An image is recorded in one
+//! detached mount; its digests proven; synced; its device gone; what gives its tar back kept; sealed. An image is recorded in one
 //! transaction when all its layers are sealed. A failed import removes every layer it made; one that
 //! was cut is cleared away by recovery, which waits for [`Locks::try_no_imports`] first.
 //!
@@ -9,18 +9,20 @@
 
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::thread;
 
 use crate::backing::host_room;
-use crate::fs::{DetachedMount, MountOptions};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
+use crate::graph::mirror::Flush;
 use crate::graph::pool::Pool;
 use crate::graph::report::{Change, ImportEvent, ImportReport};
+use crate::graph::step::Step;
 use crate::ids::{Digest, ImageRef, VolumeId};
-use crate::image::{self, Archive, Control, ImageDescriptor, ImageError, LayerDescriptor, Spool};
-use crate::store::{
-    AddedImage, LayerRecord, NewImage, NewVolume, SealedLayer, StoreError, VolumeRecord,
+use crate::image::{
+    self, Ahead, Archive, Control, ImageDescriptor, ImageError, LayerDescriptor, Spool,
 };
+use crate::store::{AddedImage, LayerRecord, NewImage, SealedLayer, StoreError, VolumeRecord};
 use crate::units::Bytes;
 
 /// Where an image comes from.
@@ -33,8 +35,11 @@ pub enum ImportSource {
 }
 
 /// What an import has made so far, and how to undo it.
-struct Work<'a> {
+struct Work<'a, 'scope> {
     live: &'a Live<'a>,
+    archive: &'a Archive,
+    /// Layers that are read while an earlier one is applied.
+    ahead: Ahead<'scope, 'a>,
     /// Layers made by this import and in no image yet, bottom first.
     made: Vec<VolumeRecord>,
     warnings: Vec<String>,
@@ -45,7 +50,7 @@ impl Pool {
     /// Imports every image of an archive; `name` is given to the only one in place of its own names.
     ///
     /// # Errors
-    /// [`PoolError::DataGuard`] and the like where there is little room; [`PoolError::Image`] and [`PoolError::Layer`] with what is wrong with the archive;
+    /// [`GuardError::Data`](crate::graph::GuardError::Data) and the like where there is little room; [`PoolError::Image`] and [`PoolError::Layer`] with what is wrong with the archive;
     /// [`PoolError::SeveralImages`] where `name` could mean several. One that failed left nothing
     /// behind.
     pub fn import(
@@ -56,25 +61,51 @@ impl Pool {
     ) -> Result<Vec<ImportReport>, PoolError> {
         let live = self.live()?;
         live.admit()?;
-        // Where the pool is there is room for an image, or there is none for its layers either:
-        // half of it each.
-        let dir = self.host().layout().pool_dir(self.name());
-        let limit = Bytes::new(host_room(&dir)?.free.get() / 2);
-        let (archive, images) = open_archive(source, &Spool { dir: &dir, limit })?;
+        let (archive, images) = self.with_spool(|spool| open_archive(source, spool))??;
         if name.is_some() && images.len() > 1 {
             return Err(PoolError::SeveralImages {
                 count: images.len(),
             });
         }
         let _imports = self.locks().share_imports()?;
+        // What is not there is told before anything is made; of layers that are in the pool none needs to be.
+        for layer in self.absent_layers(&images)? {
+            archive.layer_blob(&layer).map_err(source.told())?;
+        }
         let reports = images
             .iter()
             .map(|image| self.import_image(&live, &archive, image, name, events))
             .collect();
+        live.mirror(Flush::Yes);
         if let Err(error) = self.copy_catalogue(live.record(), false) {
             tracing::warn!(%error, "the catalogue's copy on the disk is not up to date");
         }
         reports
+    }
+
+    /// The layers of images that are not in the pool, in their order.
+    fn absent_layers(&self, images: &[ImageDescriptor]) -> Result<Vec<LayerDescriptor>, PoolError> {
+        let mut absent = Vec::new();
+        for image in images {
+            let mut chain = None;
+            for layer in &image.layers {
+                let chain_id = image::chain_id(chain, layer.diff_id);
+                chain = Some(chain_id);
+                if self.catalogue().layer_by_chain(&chain_id)?.is_none() {
+                    absent.push(layer.clone());
+                }
+            }
+        }
+        Ok(absent)
+    }
+
+    /// Where a stream can be copied to.
+    pub(crate) fn with_spool<T>(&self, work: impl FnOnce(&Spool<'_>) -> T) -> Result<T, PoolError> {
+        // Where the pool is there is room for an image, or there is none for its layers either:
+        // half of it each.
+        let dir = self.host().layout().pool_dir(self.name());
+        let limit = Bytes::new(host_room(&dir)?.free.get() / 2);
+        Ok(work(&Spool { dir: &dir, limit }))
     }
 
     fn import_image(
@@ -85,25 +116,29 @@ impl Pool {
         name: Option<&ImageRef>,
         events: &mut dyn FnMut(ImportEvent),
     ) -> Result<ImportReport, PoolError> {
-        let mut work = Work {
-            live,
-            made: Vec::new(),
-            warnings: Vec::new(),
-            bytes: Bytes::ZERO,
-        };
-        match self.import_layers(&mut work, archive, image, name, events) {
-            Ok(report) => Ok(report),
-            Err(error) => {
-                let undo = work.undo();
-                Err(error.with_undo(undo))
+        let absent = self.absent_layers(std::slice::from_ref(image))?;
+        thread::scope(|scope| {
+            let mut work = Work {
+                live,
+                archive,
+                ahead: archive.ahead(scope, absent),
+                made: Vec::new(),
+                warnings: Vec::new(),
+                bytes: Bytes::ZERO,
+            };
+            match self.import_layers(&mut work, image, name, events) {
+                Ok(report) => Ok(report),
+                Err(error) => {
+                    let undo = work.undo();
+                    Err(error.with_undo(undo))
+                }
             }
-        }
+        })
     }
 
     fn import_layers(
         &self,
-        work: &mut Work<'_>,
-        archive: &Archive,
+        work: &mut Work<'_, '_>,
         image: &ImageDescriptor,
         name: Option<&ImageRef>,
         events: &mut dyn FnMut(ImportEvent),
@@ -142,7 +177,7 @@ impl Pool {
                         nr_layers,
                     };
                     new = new.saturating_add(1);
-                    work.unpack(archive, layer, &below, &key, events)?
+                    work.unpack(layer, &below, &key, events)?
                 }
             };
             layers.push(below.id);
@@ -158,6 +193,7 @@ impl Pool {
             layers,
             names,
         })?;
+        Step::I7.passed(self.name());
         let image_record = self.catalogue().image(added.id())?;
         Ok(ImportReport {
             id: image_record.config_digest,
@@ -182,34 +218,28 @@ struct LayerKey {
     nr_layers: u64,
 }
 
-impl Work<'_> {
+impl Work<'_, '_> {
     /// Makes the volume of one layer and seals it.
     fn unpack(
         &mut self,
-        archive: &Archive,
         layer: &LayerDescriptor,
         below: &VolumeRecord,
         key: &LayerKey,
         events: &mut dyn FnMut(ImportEvent),
     ) -> Result<VolumeRecord, PoolError> {
+        let failed = |source| PoolError::Layer {
+            index: key.index,
+            layers: key.nr_layers,
+            diff_id: layer.diff_id,
+            source,
+        };
         events(ImportEvent::Layer {
             index: key.index,
             diff_id: layer.diff_id,
-            size: layer.size,
+            size: self.archive.layer_blob(layer).map_err(failed)?.size,
         });
-        let catalogue = self.live.pool().catalogue();
-        self.live.admit()?;
-        let volume = catalogue.begin_volume(NewVolume::Layer {
-            parent: below.id,
-            // The layer below may be of a time when the base was smaller.
-            size: self.live.record().base_size.max(below.size),
-        })?;
-        self.made.push(volume.clone());
-        self.live.require_kept(Bytes::ZERO)?;
-        let volume = self.live.snapshot(&volume, below)?;
-        let device = self.live.activate_internal(&volume)?;
-        let mount = DetachedMount::new(volume.fs, device.node(), &MountOptions::default())?;
-        Live::grow_mounted(&mount, &volume, below)?;
+        let (live, made, ahead) = (self.live, &mut self.made, &mut self.ahead);
+        let catalogue = live.pool().catalogue();
         let tell = RefCell::new((&mut *events, Bytes::ZERO));
         let progress = |more: Bytes| {
             let (events, done) = &mut *tell.borrow_mut();
@@ -217,19 +247,16 @@ impl Work<'_> {
             events(ImportEvent::Progress { done: *done });
         };
         let control = Control::default().with_progress(&progress);
-        let applied = archive
-            .apply_layer(layer, mount.root(), &control)
-            .map_err(|source| PoolError::Layer {
-                index: key.index,
-                layers: key.nr_layers,
-                diff_id: layer.diff_id,
-                source,
-            })?;
-        // The unmount writes back and syncs; sync first, so that an error of it is heard.
-        mount.sync()?;
-        mount.close()?;
-        self.live.measure(&volume)?;
-        self.live.deactivate(&volume)?;
+        let (volume, applied) = live.fill_layer(
+            below,
+            |volume| made.push(volume.clone()),
+            |root, split| {
+                ahead
+                    .apply_layer_recorded(layer, root, &control, split)
+                    .map_err(failed)
+            },
+        )?;
+        let passed = |step: Step| step.passed_for(live.pool().name(), volume.id);
         let tar_bytes = Bytes::new(applied.tar_bytes);
         let sealed = catalogue.seal_layer(
             volume.id,
@@ -248,6 +275,7 @@ impl Work<'_> {
             }));
         match sealed {
             Ok(()) => {
+                passed(Step::I6);
                 events(ImportEvent::Sealed {
                     diff_id: layer.diff_id,
                     size: tar_bytes,
@@ -292,23 +320,32 @@ fn open_archive(
             let images = archive.images(None)?;
             Ok((archive, images))
         })
-        .map_err(|error| match (source, error) {
-            // These name the file themselves.
-            (
-                _,
-                error @ (ImageError::Read { .. }
-                | ImageError::Spool { .. }
-                | ImageError::SpoolLimit { .. }),
-            ) => error.into(),
-            (ImportSource::File(path), source) => PoolError::Archive {
-                name: path.display().to_string(),
-                source,
-            },
-            (ImportSource::Stdin, source) => PoolError::Archive {
-                name: "standard input".to_owned(),
-                source,
-            },
-        })
+        .map_err(source.told())
+}
+
+impl ImportSource {
+    /// What is wrong with an archive, with where it came from.
+    pub(crate) fn told(&self) -> impl Fn(ImageError) -> PoolError {
+        let name = match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Stdin => "standard input".to_owned(),
+        };
+        told(name)
+    }
+}
+
+/// What is wrong with an archive, with its name.
+pub(crate) fn told(name: String) -> impl Fn(ImageError) -> PoolError {
+    move |error| match error {
+        // These name the file themselves.
+        error @ (ImageError::Read { .. }
+        | ImageError::Spool { .. }
+        | ImageError::SpoolLimit { .. }) => error.into(),
+        source => PoolError::Archive {
+            name: name.clone(),
+            source,
+        },
+    }
 }
 
 fn count(n: usize) -> u64 {

@@ -13,7 +13,7 @@ use crate::fs::{self, DetachedMount, MountOptions};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
 use crate::ids::DevNo;
-use crate::ioctl::{self, Access, DevId, IoctlError};
+use crate::ioctl::{self, Access, DevId, DeviceInfo, IoctlError};
 use crate::store::VolumeRecord;
 
 /// How often a device that is open is looked at again: a probe of udev's has it for a moment only.
@@ -69,6 +69,22 @@ impl Live<'_> {
         }
         let mount = DetachedMount::new(volume.fs, node, &MountOptions::default())?;
         Ok(Some(Inside::Detached(mount)))
+    }
+
+    /// The device of a volume that somebody has open, by mounting it or itself; `None` where nobody has.
+    pub(crate) fn user_of(&self, volume: &VolumeRecord) -> Result<Option<DeviceInfo>, PoolError> {
+        let mut tries = PROBE_TRIES;
+        loop {
+            let device = self.pool().volume_device(volume)?;
+            let Some(device) = device.filter(|device| device.open_count > 0) else {
+                return Ok(None);
+            };
+            if tries == 0 || !fs::mounts_of(device.dev)?.is_empty() {
+                return Ok(Some(device));
+            }
+            tries = tries.saturating_sub(1);
+            thread::sleep(PROBE_PAUSE);
+        }
     }
 
     /// Whether somebody reads and writes the device itself, as a virtual machine does.

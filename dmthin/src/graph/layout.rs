@@ -7,9 +7,14 @@
 //!     data.img     sparse file below the pool's data device    (absent on real devices)
 //!     metadata.img sparse file below the pool's metadata device (absent on real devices)
 //!     metadata-backup-TIME  the metadata before a repair
+//!     metadata-copy-TIME    their trees as they were then; see crate::graph::backup
+//!     space        who took its room when that was last asked; worth nothing
 //!     usage        how full it was lately; worth nothing
+//!     mirror-tail  where the log of the copy in the pool goes on, see crate::graph::mirror
+//!     catalogue.db.lost-N   what was put aside when the catalogue was made again
 //!     locks        byte ranges locked, see crate::graph::locks
 //!     bell         a FIFO that the pool's monitor reads, see crate::graph::monitor
+//!     layers/      what gives the tars of layers back, see crate::graph::split; mode 0700
 //!     metadata-snap  while the metadata are read, see crate::graph::reading
 //! ```
 
@@ -26,8 +31,31 @@ pub(crate) const DATA_FILE: &str = "data.img";
 /// Name of the metadata file in a pool's directory.
 pub(crate) const METADATA_FILE: &str = "metadata.img";
 
-/// What the names of copies of the metadata begin with; the time follows.
-pub(crate) const BACKUP_PREFIX: &str = "metadata-backup-";
+/// A copy of the metadata that is being written.
+pub(crate) const COPY_DRAFT: &str = "metadata-copy.new";
+
+/// Why there is a copy of the metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackupKind {
+    /// They were about to be repaired: all of them, as they were.
+    BeforeRepair,
+    /// In time: their trees, from which they can be made again.
+    Copy,
+}
+
+impl BackupKind {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::BeforeRepair => "metadata-backup-",
+            Self::Copy => "metadata-copy-",
+        }
+    }
+
+    /// The name of one of a time, in seconds since 1970.
+    pub(crate) fn name(self, time: u64) -> String {
+        format!("{}{time}", self.prefix())
+    }
+}
 
 /// The root directory.
 #[derive(Debug, Clone)]
@@ -69,8 +97,26 @@ impl Layout {
         self.pool_dir(pool).join("usage")
     }
 
+    pub(crate) fn space(&self, pool: &PoolName) -> PathBuf {
+        self.pool_dir(pool).join("space")
+    }
+
     pub(crate) fn bell(&self, pool: &PoolName) -> PathBuf {
         self.pool_dir(pool).join("bell")
+    }
+
+    /// Where the log of the copy in the pool goes on.
+    pub(crate) fn mirror_tail(&self, pool: &PoolName) -> PathBuf {
+        self.pool_dir(pool).join("mirror-tail")
+    }
+
+    /// What was put aside when the catalogue was made again, and a draft of one.
+    pub(crate) fn kept_catalogues(&self, pool: &PoolName) -> Vec<PathBuf> {
+        self.named(pool, &|name| {
+            ["catalogue.db.lost-", "catalogue.db.rebuilt"]
+                .iter()
+                .any(|begin| name.starts_with(begin))
+        })
     }
 
     pub(crate) fn metadata_snap(&self, pool: &PoolName) -> PathBuf {
@@ -78,15 +124,16 @@ impl Layout {
     }
 
     /// Copies of a pool's metadata, the oldest first.
-    pub(crate) fn backups(&self, pool: &PoolName) -> Vec<PathBuf> {
+    pub(crate) fn backups(&self, pool: &PoolName, kind: BackupKind) -> Vec<PathBuf> {
+        self.named(pool, &|name| name.starts_with(kind.prefix()))
+    }
+
+    /// Files of a pool by their names, sorted.
+    fn named(&self, pool: &PoolName, is_one: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.pool_dir(pool)).into_iter().flatten();
         let mut found: Vec<PathBuf> = entries
             .flatten()
-            .filter(|entry| {
-                let name = entry.file_name();
-                name.to_str()
-                    .is_some_and(|name| name.starts_with(BACKUP_PREFIX))
-            })
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_one))
             .map(|entry| entry.path())
             .collect();
         found.sort();
@@ -98,9 +145,13 @@ impl Layout {
         [
             DATA_FILE,
             METADATA_FILE,
+            COPY_DRAFT,
             "metadata-snap",
             "usage",
+            "space",
+            "space.new",
             "bell",
+            "mirror-tail",
             "catalogue.db",
             "catalogue.db-wal",
             "catalogue.db-shm",
@@ -109,7 +160,10 @@ impl Layout {
         .into_iter()
         .map(|file| self.pool_dir(pool).join(file))
         .filter(|file| file.exists())
-        .chain(self.backups(pool))
+        .chain(self.backups(pool, BackupKind::BeforeRepair))
+        .chain(self.backups(pool, BackupKind::Copy))
+        .chain(self.splits(pool))
+        .chain(self.kept_catalogues(pool))
         .collect()
     }
 

@@ -4,11 +4,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::dm::{ActivateOptions, Device, DmError, OwnUuid, ThinPool, ThinStatus, UdevFlags};
+use crate::fs;
 use crate::graph::code::ErrorCode;
 use crate::graph::error::PoolError;
+use crate::graph::mirror::Flush;
 use crate::graph::pool::Pool;
-use crate::ids::{DmName, ThinId, VolumeKind};
-use crate::ioctl::{self, Access, Deferred, DevId, DeviceInfo, Errno, IoctlError, LockGuard};
+use crate::graph::step::Step;
+use crate::ids::{DevNo, DmName, ThinId, VolumeKind};
+use crate::ioctl::{
+    self, Access, Deferred, DevId, DeviceInfo, Errno, IoctlError, LockGuard, SuspendFlags,
+};
 use crate::store::{PoolRecord, VolumeRecord, VolumeState};
 use crate::units::{Bytes, Sectors};
 
@@ -26,6 +31,15 @@ pub(crate) enum Pace {
     Full,
     /// In the background: a pause after each slice, as long as the slice took.
     Gentle,
+}
+
+/// Whether a file system in use is frozen for the moment that a snapshot of it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// All that was written is in the snapshot, and its file system is clean. Who writes waits.
+    Yes,
+    /// Nobody waits. Of what is written meanwhile some may be missing.
+    No,
 }
 
 /// What became of a removal.
@@ -112,15 +126,64 @@ impl<'a> Live<'a> {
     }
 
     /// Makes `volume` a snapshot of `origin`, whose file system is frozen meanwhile if it is active.
+    ///
+    /// While it is, its writers wait: nothing is written there but what the kernel is asked for, to
+    /// no log either, which might lie in that very file system.
     pub(crate) fn snapshot(
         &self,
         volume: &VolumeRecord,
         origin: &VolumeRecord,
     ) -> Result<VolumeRecord, PoolError> {
         let device = self.pool.volume_device(origin)?;
+        if let Some(device) = &device {
+            self.write_back(device.dev)?;
+        }
         let active = device.map(|device| DevId::Dev(device.dev));
         self.make_thin(volume, |id| {
             self.thin_pool.create_snap(id, origin.thin_id, active)
+        })
+    }
+
+    /// Has what is dirty written where a device is mounted: freezing does the same while its writers wait
+    /// (`fs/super.c:freeze_super`). Twice, for the first time may take long and leave as much as is
+    /// written meanwhile.
+    fn write_back(&self, dev: DevNo) -> Result<(), PoolError> {
+        let root = fs::mounts_of(dev)?.iter().find_map(fs::open_mount);
+        for _ in 0..2 {
+            if let Some(root) = &root
+                && let Err(errno) = rustix::fs::syncfs(root)
+            {
+                // A write that failed before is its writer's to be told; the freeze tells of its own.
+                tracing::warn!(%dev, %errno, "not all was written back before it is frozen");
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`snapshot`](Self::snapshot), frozen or not. What is not frozen is as a power cut would leave it after
+    /// everything that was written before was synced.
+    pub(crate) fn snapshot_as(
+        &self,
+        volume: &VolumeRecord,
+        origin: &VolumeRecord,
+        freeze: Freeze,
+    ) -> Result<VolumeRecord, PoolError> {
+        if freeze == Freeze::Yes {
+            return self.snapshot(volume, origin);
+        }
+        let how = SuspendFlags {
+            skip_lockfs: true,
+            ..SuspendFlags::default()
+        };
+        let device = self.pool.volume_device(origin)?;
+        if let Some(device) = &device {
+            // Nobody waits for that but us.
+            self.write_back(device.dev)?;
+        }
+        let active = device.map(|device| DevId::Dev(device.dev));
+        self.make_thin(volume, |id| {
+            self.thin_pool
+                .create_snap_of(id, origin.thin_id, active, how)
         })
     }
 
@@ -143,6 +206,11 @@ impl<'a> Live<'a> {
                 Err(DmError::ThinExists { .. }) if !volume.made => {
                     volume = catalogue.take_another_thin_id(volume.id)?;
                 }
+                // It holds somebody's data: undoing this must not delete it.
+                Err(DmError::ThinExists { id, .. }) => {
+                    catalogue.disown(volume.id)?;
+                    return Err(self.pool.older_catalogue(id, id));
+                }
                 Ok(()) if volume.made => return Ok(volume),
                 result => {
                     result?;
@@ -158,20 +226,39 @@ impl<'a> Live<'a> {
         volume: &VolumeRecord,
         name: &DmName,
     ) -> Result<Device, PoolError> {
+        self.activate_as(volume, name, false)
+    }
+
+    /// The volume's block device for reading, and nothing else.
+    pub(crate) fn activate_to_read(&self, volume: &VolumeRecord) -> Result<Device, PoolError> {
+        self.activate_as(volume, &self.pool.internal_name(volume), true)
+    }
+
+    fn activate_as(
+        &self,
+        volume: &VolumeRecord,
+        name: &DmName,
+        read_only: bool,
+    ) -> Result<Device, PoolError> {
         let uuid = OwnUuid::volume(self.record.uuid, volume.kind, volume.id).to_dm_uuid();
         let udev = match volume.kind {
-            // A container's node is somebody's disk, but no other rule is to look into it.
-            VolumeKind::Container => UdevFlags::CONTAINER,
-            VolumeKind::Base | VolumeKind::Layer => UdevFlags::INTERNAL,
+            // Its node is somebody's disk, but no other rule is to look into it.
+            VolumeKind::Container | VolumeKind::Data => UdevFlags::CONTAINER,
+            VolumeKind::Base | VolumeKind::Layer | VolumeKind::Snapshot => UdevFlags::INTERNAL,
         };
         let options = ActivateOptions {
-            read_only: false,
+            read_only,
             udev_flags: udev,
         };
         // Asked first: a create that meets its own uuid has made a whole device before it is
         // refused, and taking that apart again waits for grace periods (`dm-ioctl.c:dev_create`).
         if let Some(device) = self.thin_pool.dm().active(&uuid)? {
-            return Ok(device);
+            let found = self.pool.volume_device(volume)?;
+            if read_only || found.is_none_or(|found| !found.read_only) {
+                return Ok(device);
+            }
+            // A reader left it that was killed; whoever is to write has the volume's lock by now.
+            self.deactivate(volume)?;
         }
         let size = volume.size.to_sectors_floor();
         match self
@@ -231,6 +318,7 @@ impl<'a> Live<'a> {
             let uuid = OwnUuid::volume(self.record.uuid, volume.kind, volume.id).to_dm_uuid();
             or_gone(dm.deactivate(DevId::Uuid(&uuid), Deferred::Yes).map(drop))?;
         }
+        Step::D2.passed_for(self.pool.name(), volume.id);
         self.pool.volume_device(volume)
     }
 
@@ -248,6 +336,7 @@ impl<'a> Live<'a> {
         if device.name != name {
             or_gone(self.thin_pool.dm().rename(&device.name, &name))?;
         }
+        Step::D2.passed_for(self.pool.name(), volume.id);
         Ok(None)
     }
 
@@ -262,6 +351,7 @@ impl<'a> Live<'a> {
         if device.name != *name {
             or_gone(dm.rename(&device.name, name))?;
         }
+        Step::Q1.passed_for(self.pool.name(), volume.id);
         Ok(())
     }
 
@@ -311,25 +401,59 @@ impl<'a> Live<'a> {
     fn delete(&self, volume: &VolumeRecord, pace: Pace) -> Result<(), PoolError> {
         // In a pool that has ids of others, this one may be theirs.
         if !volume.made {
-            return Ok(self.pool.catalogue().forget_volume(volume.id)?);
+            return self.forget(volume);
         }
+        let passed = |step: Step| step.passed_for(self.pool.name(), volume.id);
         self.pool.catalogue().make_removal_final(volume.id)?;
+        passed(Step::D3);
+        // Else a catalogue made of the copy could have a container half of which is gone. Not flushed: the kernel
+        // flushes the data before it commits that a block is unmapped
+        // (`drivers/md/dm-thin.c:metadata_pre_commit_callback`).
+        self.mirror(Flush::No);
         match self.discard_all(volume, pace) {
             // The id is not in the pool: only the row is left.
             Err(PoolError::Dm(DmError::NoSuchThin { .. })) => {}
             result => {
                 result?;
+                passed(Step::D4);
                 self.deactivate(volume)?;
+                passed(Step::D5);
                 match self.thin_pool.delete(volume.thin_id) {
                     Ok(()) | Err(DmError::NoSuchThin { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
+                passed(Step::D6);
             }
         }
-        Ok(self.pool.catalogue().forget_volume(volume.id)?)
+        self.forget(volume)
     }
 
-    /// Discards every block of a volume. Deleting a thin device discards nothing below the pool
+    /// Removes a snapshot that has nothing alone, as neither it nor its origin was written to: there is
+    /// nothing to be discarded.
+    pub(crate) fn delete_shared(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+        let passed = |step: Step| step.passed_for(self.pool.name(), volume.id);
+        self.pool.catalogue().begin_deleting(volume.id)?;
+        passed(Step::D1);
+        self.deactivate(volume)?;
+        passed(Step::D5);
+        self.thin_pool.delete(volume.thin_id)?;
+        passed(Step::D6);
+        self.forget(volume)
+    }
+
+    fn forget(&self, volume: &VolumeRecord) -> Result<(), PoolError> {
+        self.pool.catalogue().forget_volume(volume.id)?;
+        if volume.kind == VolumeKind::Layer
+            && let Err(error) = self.pool.drop_split(volume.id)
+        {
+            // The layer is gone all the same; `gc` finds what is left.
+            tracing::warn!(%error, "the record of a removed layer stays");
+        }
+        Step::D7.passed_for(self.pool.name(), volume.id);
+        Ok(())
+    }
+
+    /// Discards what a volume may have alone. Deleting a thin device discards nothing below the pool
     /// (`drivers/md/dm-thin-metadata.c:__delete_device`), so that this goes first.
     fn discard_all(&self, volume: &VolumeRecord, pace: Pace) -> Result<(), PoolError> {
         let name = match self.pool.volume_device(volume)? {
@@ -345,26 +469,40 @@ impl<'a> Live<'a> {
         {
             self.thin_pool.dm().resume(device.id())?;
         }
-        match self.thin_pool.thin_status(device.id())? {
-            ThinStatus::Working { mapped, .. } if mapped > Sectors::ZERO => {}
+        let mapped = match self.thin_pool.thin_status(device.id())? {
+            ThinStatus::Working { mapped, .. } if mapped > Sectors::ZERO => mapped,
             _ => return Ok(()),
-        }
+        };
         let block = ioctl::open_exclusive(device.node(), Access::ReadWrite)?;
         let size = ioctl::size(&block)?;
         let block_size = self.record.block_size.to_bytes();
         // The kernel discards whole blocks only: a slice must not end within one.
         let slice = SLICE.checked_round_up(block_size).unwrap_or(size);
-        let mut at = Bytes::ZERO;
-        while let Some(left) = size.checked_sub(at).filter(|left| *left > Bytes::ZERO) {
-            let started = Instant::now();
-            match ioctl::discard(&block, at, left.min(slice)) {
-                // A pool that ignores discards gives nothing back; the delete still frees its blocks.
-                Err(error) if error.errno() == Some(Errno::OPNOTSUPP) => return Ok(()),
-                result => result?,
-            }
-            at = at.saturating_add(slice);
-            if pace == Pace::Gentle {
-                thread::sleep(started.elapsed());
+        // From here on nobody can mount it.
+        for part in self.parts_to_discard(volume, mapped.to_bytes_saturating(), size) {
+            let mut done = Bytes::ZERO;
+            while let Some(left) = part
+                .len
+                .checked_sub(done)
+                .filter(|left| *left > Bytes::ZERO)
+            {
+                let started = Instant::now();
+                let at = part.begin.saturating_add(done);
+                match ioctl::discard(&block, at, left.min(slice)) {
+                    // A pool that ignores discards gives nothing back; the delete still frees its blocks.
+                    Err(error) if error.errno() == Some(Errno::OPNOTSUPP) => return Ok(()),
+                    // The device below does not take it, which must not keep what is to go for ever.
+                    // Where the pool itself does not, the delete tells.
+                    Err(error) if matches!(error.errno(), Some(Errno::IO | Errno::REMOTEIO)) => {
+                        tracing::warn!(volume = %volume.id, %error, "its blocks are not discarded below the pool");
+                        return Ok(());
+                    }
+                    result => result?,
+                }
+                done = done.saturating_add(slice);
+                if pace == Pace::Gentle {
+                    thread::sleep(started.elapsed());
+                }
             }
         }
         Ok(())
@@ -383,6 +521,7 @@ impl<'a> Live<'a> {
         let mut volume = catalogue.volume(volume.id)?;
         if volume.state != VolumeState::Deleting {
             volume = catalogue.begin_deleting(volume.id)?;
+            Step::D1.passed_for(self.pool.name(), volume.id);
         }
         self.delete(&volume, Pace::Full)
     }

@@ -84,6 +84,13 @@ impl Locks {
             .lock(LockByte::new(READING), LockMode::Exclusive)?)
     }
 
+    /// The pool's metadata snapshot for ourselves, or `None` while somebody reads.
+    pub(crate) fn try_reading(&self) -> Result<Option<LockGuard>, PoolError> {
+        Ok(self
+            .file
+            .try_lock(LockByte::new(READING), LockMode::Exclusive)?)
+    }
+
     /// The pool's sizes for ourselves; verbs on volumes go on.
     pub(crate) fn growth(&self) -> Result<LockGuard, PoolError> {
         Ok(self.file.lock(LockByte::new(GROWTH), LockMode::Exclusive)?)

@@ -18,8 +18,10 @@ use crate::graph::disk::read_label;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
 use crate::graph::live::Live;
+use crate::graph::mirror::Flush;
 use crate::graph::pool::Pool;
 use crate::graph::report::{Change, PoolReport};
+use crate::graph::step::Step;
 use crate::ids::PoolName;
 use crate::label::{self, CatalogueCopy, Label};
 use crate::store::{Catalogue, MovedPool, PoolRecord, StoreError, Timestamp};
@@ -89,6 +91,7 @@ impl Host {
         let record = pool.record()?;
         if record.disk() != Some(&path) && self.pool_device(&record)?.is_none() {
             pool.catalogue().set_disk(&path)?;
+            Step::M3.passed(name);
         }
         Ok(())
     }
@@ -111,6 +114,7 @@ impl Host {
         };
         let dir = self.layout().pool_dir(name);
         Self::make_dir(&dir)?;
+        Step::M1.passed(name);
         let catalogue = self.layout().catalogue(name);
         let catalogue = match Catalogue::adopt(catalogue, &copy.content, &moved) {
             Err(StoreError::CatalogueExists { path }) => {
@@ -124,6 +128,7 @@ impl Host {
             }
             Ok(catalogue) => catalogue,
         };
+        Step::M2.passed(name);
         let pool = Pool::with_catalogue(self, name, catalogue)?;
         let lock = pool.locks().whole_pool()?;
         match pool.open() {
@@ -159,7 +164,9 @@ impl Pool {
         label::write_copy(disk.file(), &label, &copy).map_err(|source| PoolError::Copy {
             path: disk.path().to_owned(),
             source,
-        })
+        })?;
+        Step::K1.passed(self.name());
+        Ok(())
     }
 }
 
@@ -178,8 +185,11 @@ impl Pool {
 }
 
 impl Drop for Live<'_> {
-    /// At the end of a verb that changed the catalogue its copy follows.
+    /// At the end of a verb that changed the catalogue its copies follow.
     fn drop(&mut self) {
+        if self.is_verb() {
+            self.mirror(Flush::No);
+        }
         let catalogue = self.pool().catalogue();
         if self.record().disk().is_none() || !self.is_verb() || !catalogue.was_written() {
             return;

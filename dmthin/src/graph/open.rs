@@ -4,16 +4,19 @@ use std::fs::File;
 
 use crate::backing::Attached;
 use crate::dm::{
-    ActivateOptions, DmError, OwnKind, OwnUuid, PartKind, PoolFeatures, PoolMode, PoolStatus,
-    ThinPool, ThinPoolTable, WorkingPool, names,
+    ActivateOptions, Dm, DmError, OwnKind, OwnUuid, PartKind, PoolFeatures, PoolMode, PoolStatus,
+    ThinPool, ThinPoolTable, WorkingPool, free_cookies, names,
 };
 use crate::graph::create::remove_path;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
+use crate::graph::layout::{BackupKind, COPY_DRAFT};
 use crate::graph::live::Live;
+use crate::graph::mirror::Flush;
 use crate::graph::pool::Pool;
 use crate::graph::recover::Settled;
 use crate::graph::report::{Change, PoolReport};
+use crate::graph::step::Step;
 use crate::graph::who::told;
 use crate::ids::{PoolName, TransactionId};
 use crate::ioctl::{Deferred, DevId, DeviceInfo, LockGuard};
@@ -28,6 +31,32 @@ const BELOW_VOLUMES: [OwnKind; 3] = [
     OwnKind::Part(PartKind::Metadata),
 ];
 
+/// Takes all devices of a pool away, of which nobody holds any: what lies on others first.
+pub(crate) fn take_away(
+    dm: &Dm,
+    pool: &PoolName,
+    devices: &[(DeviceInfo, OwnUuid)],
+) -> Result<(), PoolError> {
+    let is_volume = |own: &OwnUuid| !BELOW_VOLUMES.contains(&own.kind);
+    for (device, _) in devices.iter().filter(|(_, own)| is_volume(own)) {
+        match dm.deactivate(DevId::Dev(device.dev), Deferred::No) {
+            // Its removal was deferred, and its last user let go just now.
+            Err(DmError::NotFound { .. }) => {}
+            result => {
+                result?;
+            }
+        }
+        Step::X1.passed(pool);
+    }
+    for kind in BELOW_VOLUMES {
+        for (device, _) in devices.iter().filter(|(_, own)| own.kind == kind) {
+            dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
+            Step::X2.passed(pool);
+        }
+    }
+    Ok(())
+}
+
 impl Host {
     /// Opens a pool: its loops, its thin-pool device, what a cut left settled, and the devices of
     /// the containers that had one. An open pool is settled again, for a verb may have been cut since,
@@ -38,6 +67,13 @@ impl Host {
     /// files or devices are not the catalogue's: nothing was written to them.
     pub fn open_pool(&self, name: &PoolName) -> Result<(Change, PoolReport), PoolError> {
         let pool = self.pool(name)?;
+        match free_cookies() {
+            Ok(0) => {}
+            Ok(freed) => tracing::info!(freed, "freed semaphores of commands that were killed"),
+            Err(error) => {
+                tracing::warn!(%error, "semaphores of commands that were killed are left")
+            }
+        }
         let lock = match pool.locks().try_whole_pool()? {
             Some(lock) => lock,
             None => {
@@ -63,9 +99,19 @@ impl Host {
     pub fn close_pool(&self, name: &PoolName) -> Result<Change, PoolError> {
         let pool = self.pool(name)?;
         let _lock = pool.lock_idle()?;
+        let record = pool.record()?;
+        if record.state == PoolState::Ready && self.pool_device(&record)?.is_some() {
+            // What its log has is on the disk then.
+            if let Ok(live) = Live::open(&pool, record, None) {
+                live.mirror(Flush::Yes);
+            }
+        }
         let change = pool.close()?;
         if change == Change::Changed {
             pool.copy_catalogue(&pool.record()?, true)?;
+            if let Err(error) = pool.catalogue().fold() {
+                tracing::warn!(%error, "the catalogue keeps its write-ahead log");
+            }
         }
         Ok(change)
     }
@@ -90,17 +136,35 @@ impl Host {
         for file in [super::layout::DATA_FILE, super::layout::METADATA_FILE] {
             remove_path(&dir.join(file), false)?;
         }
-        for backup in self.layout().backups(name) {
-            remove_path(&backup, false)?;
+        for kind in [BackupKind::BeforeRepair, BackupKind::Copy] {
+            for backup in self.layout().backups(name, kind) {
+                remove_path(&backup, false)?;
+            }
         }
+        remove_path(&dir.join(COPY_DRAFT), false)?;
         let samples = self.layout().samples(name);
         remove_path(&samples, false)?;
         remove_path(&samples.with_extension("new"), false)?;
+        let space = self.layout().space(name);
+        remove_path(&space, false)?;
+        remove_path(&space.with_extension("new"), false)?;
         remove_path(&self.layout().bell(name), false)?;
+        remove_path(&self.layout().mirror_tail(name), false)?;
+        for kept in self.layout().kept_catalogues(name) {
+            remove_path(&kept, false)?;
+        }
         remove_path(&self.layout().metadata_snap(name), false)?;
+        for split in self.layout().splits(name) {
+            remove_path(&split, false)?;
+        }
+        remove_path(&self.layout().layers(name), true)?;
+        Step::Y3.passed(name);
         Catalogue::delete(self.layout().catalogue(name))?;
+        Step::Y4.passed(name);
         remove_path(&self.layout().locks(name), false)?;
-        remove_path(&dir, true)
+        remove_path(&dir, true)?;
+        Step::Y5.passed(name);
+        Ok(())
     }
 }
 
@@ -121,6 +185,9 @@ impl Pool {
                 name: self.name().clone(),
             });
         }
+        // What a verb would meet half-way, with the pool changed already.
+        self.catalogue().check()?;
+        self.catalogue().reserve();
         let uuid = OwnUuid::pool(record.uuid).to_dm_uuid();
         if self.host().dm()?.active(&uuid)?.is_some() {
             let copied = record.clone();
@@ -143,6 +210,7 @@ impl Pool {
     fn open_closed(&self, record: &PoolRecord) -> Result<(), PoolError> {
         if record.existing().is_some() {
             let live = self.enter_thin_pool(record)?;
+            Step::O2.passed(self.name());
             live.check_marker()?;
             return self.settle_volumes(&live).map(drop);
         }
@@ -159,9 +227,20 @@ impl Pool {
             }
         }
         let generation = self.check_superblock(record, &metadata)?;
+        let devices = self.require_own_volumes(record, &data, &metadata)?;
+        self.renew_thin_ids(record, &devices)?;
+        let record = &self.take_longer_metadata(record, &metadata)?;
+        Step::O1.passed(self.name());
+        // Before its device is there: one that is found without this was opened to its end.
+        let next = self.announce(record, generation)?;
         let live = self.activate_pool(record, &data, &metadata)?;
-        self.settle(&live, generation)?;
+        Step::O2.passed(self.name());
+        self.move_on(&live, generation, next)?;
+        live.begin_mirror();
+        self.settle_volumes(&live)?;
+        live.mirror(Flush::Yes);
         self.update_label(record, record.data_size)?;
+        Step::O6.passed(self.name());
         self.copy_catalogue(record, false)
     }
 
@@ -182,12 +261,20 @@ impl Pool {
             return self.settle_volumes(&live);
         }
         let checked = self.require_generation(live.record(), found)?;
+        if Self::wants_thin_ids(live.record()) {
+            let devices = self.in_pool(live.record(), true)?.thins;
+            self.renew_thin_ids(live.record(), &devices)?;
+        }
+        live.begin_mirror();
         if stamping && checked == Change::Unchanged {
-            return self.settle(&live, found).map(|_| Change::Changed);
+            let settled = self.settle(&live, found);
+            live.mirror(Flush::Yes);
+            return settled.map(|_| Change::Changed);
         }
         // A growth may have been cut before the kernel knew of it.
         let fitted = live.fit(live.record())?;
         let settled = self.settle_volumes(&live)?;
+        live.mirror(Flush::Yes);
         Ok(if fitted == Change::Unchanged {
             settled
         } else {
@@ -196,6 +283,8 @@ impl Pool {
     }
 
     fn settle_volumes(&self, live: &Live<'_>) -> Result<Change, PoolError> {
+        live.release_stale_snapshot()?;
+        self.clear_stray_nodes()?;
         let settled = live.recover()?;
         tracing::debug!(kept = settled.kept, removed = settled.removed, "recovered");
         let mut change = if settled == Settled::default() {
@@ -203,17 +292,22 @@ impl Pool {
         } else {
             Change::Changed
         };
-        for container in self.catalogue().containers()? {
-            if container.volume.active && self.volume_device(&container.volume)?.is_none() {
-                let name = names::container_name(self.name(), &container.name);
-                match live.activate(&container.volume, &name) {
+        // The kernel is asked of those only that had a device: a pool may have many that have none.
+        for writable in self.catalogue().active_writables()? {
+            let volume = &writable.volume;
+            // One without a table is what an opening left that was killed just then.
+            let found = self.volume_device(volume)?;
+            if !found.is_some_and(|device| device.active_table) {
+                let name = self.device_name(&writable.name);
+                match live.activate(volume, &name) {
                     // Removed after the copy of the catalogue that this one was made from.
                     Err(PoolError::Dm(DmError::NoSuchThin { .. })) if live.record().foreign_ids => {
-                        tracing::warn!(container = %container.name, "it is not in the pool");
+                        tracing::warn!(name = %writable.name, "it is not in the pool");
                         continue;
                     }
                     result => result?,
                 };
+                Step::O5.passed_for(self.name(), volume.id);
                 change = Change::Changed;
             }
         }
@@ -324,11 +418,33 @@ impl Pool {
     /// Moves the pool and the catalogue to the next generation together: the catalogue says where it
     /// is going (durable), the pool goes, the catalogue says it is there.
     pub(crate) fn stamp(&self, live: &Live<'_>, from: TransactionId) -> Result<(), PoolError> {
+        let to = self.announce(live.record(), from)?;
+        self.move_on(live, from, to)
+    }
+
+    fn announce(
+        &self,
+        record: &PoolRecord,
+        from: TransactionId,
+    ) -> Result<TransactionId, PoolError> {
         let to = self.catalogue().begin_generation(from)?;
-        // Cut after the next step, the copy pairs with the pool by this intent.
-        self.copy_catalogue(live.record(), false)?;
+        Step::T1.passed(self.name());
+        // Cut after the pool has moved on, the copy pairs with it by this intent.
+        self.copy_catalogue(record, false)?;
+        Ok(to)
+    }
+
+    fn move_on(
+        &self,
+        live: &Live<'_>,
+        from: TransactionId,
+        to: TransactionId,
+    ) -> Result<(), PoolError> {
         live.thin_pool().set_transaction_id(from, to)?;
-        Ok(self.catalogue().confirm_generation(to)?)
+        Step::T2.passed(self.name());
+        self.catalogue().confirm_generation(to)?;
+        Step::T3.passed(self.name());
+        Ok(())
     }
 
     /// Every device of the pool, of which nobody holds any.
@@ -357,22 +473,7 @@ impl Pool {
         if ours.is_empty() {
             return Ok(Change::Unchanged);
         }
-        let dm = self.host().dm()?;
-        let is_volume = |own: &OwnUuid| matches!(own.kind, OwnKind::Volume(..) | OwnKind::Ballast);
-        for (device, _) in ours.iter().filter(|(_, own)| is_volume(own)) {
-            match dm.deactivate(DevId::Dev(device.dev), Deferred::No) {
-                // Its removal was deferred, and its last user let go just now.
-                Err(DmError::NotFound { .. }) => {}
-                result => {
-                    result?;
-                }
-            }
-        }
-        for kind in BELOW_VOLUMES {
-            for (device, _) in ours.iter().filter(|(_, own)| own.kind == kind) {
-                dm.deactivate(DevId::Dev(device.dev), Deferred::No)?;
-            }
-        }
+        take_away(self.host().dm()?, self.name(), &ours)?;
         Ok(Change::Changed)
     }
 
@@ -411,6 +512,7 @@ impl Pool {
         ] {
             if matches!(backing, BackingRecord::Device { .. }) {
                 self.attach(&record, half)?.wipe()?;
+                Step::Y2.passed(self.name());
             }
         }
         self.wipe_disk(&record)?;
@@ -421,6 +523,7 @@ impl Pool {
     pub(crate) fn begin_destroying(&self, record: &PoolRecord) -> Result<(), PoolError> {
         if record.state != PoolState::Destroying {
             self.catalogue().set_pool_state(PoolState::Destroying)?;
+            Step::Y1.passed(self.name());
         }
         Ok(())
     }

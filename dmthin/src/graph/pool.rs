@@ -3,10 +3,12 @@
 use std::sync::OnceLock;
 
 use crate::dm::{OwnUuid, names};
+use crate::graph::discard::Questions;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
 use crate::graph::live::Live;
 use crate::graph::locks::Locks;
+use crate::graph::mirror::Mirrored;
 use crate::ids::{DmName, PoolName, PoolUuid, VolumeKind};
 use crate::ioctl::{DevId, DeviceInfo};
 use crate::store::{Catalogue, PoolRecord, PoolState, VolumeRecord};
@@ -19,6 +21,8 @@ pub struct Pool {
     name: PoolName,
     catalogue: Catalogue,
     locks: Locks,
+    questions: Questions,
+    mirrored: Mirrored,
     // Never changes while the catalogue lives.
     uuid: OnceLock<PoolUuid>,
 }
@@ -40,6 +44,8 @@ impl Pool {
             name: name.clone(),
             catalogue,
             locks,
+            questions: Questions::default(),
+            mirrored: Mirrored::default(),
             uuid: OnceLock::new(),
         })
     }
@@ -54,6 +60,14 @@ impl Pool {
         &self.host
     }
 
+    pub(crate) const fn questions(&self) -> &Questions {
+        &self.questions
+    }
+
+    pub(crate) const fn mirrored(&self) -> &Mirrored {
+        &self.mirrored
+    }
+
     pub(crate) fn catalogue(&self) -> &Catalogue {
         &self.catalogue
     }
@@ -64,7 +78,7 @@ impl Pool {
 
     /// What the catalogue says of the pool now.
     pub(crate) fn record(&self) -> Result<PoolRecord, PoolError> {
-        Ok(self.catalogue.pool()?)
+        self.require_own_name(self.catalogue.pool()?)
     }
 
     /// The uuid its devices carry.
@@ -91,11 +105,15 @@ impl Pool {
         }
     }
 
-    /// The dm name of a volume that we work on: a container has its own while it has a name.
+    /// The dm name of a volume that we work on: a container and a data volume have their own while they
+    /// have a name.
     pub(crate) fn internal_name(&self, volume: &VolumeRecord) -> DmName {
         match volume.kind {
             VolumeKind::Base => names::base_name(&self.name, volume.id),
-            VolumeKind::Layer | VolumeKind::Container => names::layer_name(&self.name, volume.id),
+            VolumeKind::Snapshot => names::snapshot_name(&self.name, volume.id),
+            VolumeKind::Layer | VolumeKind::Container | VolumeKind::Data => {
+                names::layer_name(&self.name, volume.id)
+            }
         }
     }
 

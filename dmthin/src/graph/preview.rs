@@ -1,7 +1,7 @@
 //! What a removal would take away and give back, told before: nothing is changed but a metadata
 //! snapshot, which is released again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -15,8 +15,14 @@ use crate::graph::lossy;
 use crate::graph::pool::Pool;
 use crate::graph::removal::QueueRound;
 use crate::graph::report::QueueState;
-use crate::ids::{ContainerName, DmName, PoolName, ThinId, VolumeId, VolumeKind};
-use crate::store::{BackingRecord, Timestamp, VolumeRecord};
+use crate::ids::{
+    ContainerName, DmName, ImageRef, PoolName, ThinId, VolumeId, VolumeKind, VolumeName,
+    WritableName,
+};
+use crate::store::{
+    BackingRecord, ContainerRecord, ImageRecord, StoreError, Timestamp, VolumeRecord,
+    WritableRecord,
+};
 use crate::units::Bytes;
 
 /// A volume that would go.
@@ -53,49 +59,138 @@ pub struct RemovalPlan {
     pub host_bytes: Option<Bytes>,
 }
 
+/// What a text names.
+enum Removable {
+    Container(Box<ContainerRecord>),
+    Data(Box<WritableRecord>),
+    /// Where it has several names, the one it was called by.
+    Image(ImageRecord, Option<ImageRef>),
+}
+
 impl Pool {
-    /// What [`Pool::remove_container`] would do.
+    /// What removing a container or data volume would do, with its snapshots if so.
     ///
     /// # Errors
-    /// [`StoreError::ContainerNotFound`](crate::store::StoreError::ContainerNotFound),
-    /// [`PoolError::MetadataSnapHeld`] and where the pool cannot be read.
-    pub fn plan_remove_container(&self, name: &ContainerName) -> Result<RemovalPlan, PoolError> {
+    /// [`StoreError::ContainerNotFound`], [`StoreError::DataVolumeNotFound`],
+    /// [`StoreError::HasSnapshots`]; [`PoolError::MetadataSnapHeld`] and where the pool cannot be read.
+    pub fn plan_remove(
+        &self,
+        name: &WritableName,
+        with_snapshots: bool,
+    ) -> Result<RemovalPlan, PoolError> {
         let live = self.live()?;
-        let volume = self.catalogue().container(name)?.volume;
-        let mut plan = self.plan_volumes(&live, &[volume])?;
-        plan.names.push(name.to_string());
+        let mut volumes = vec![self.catalogue().writable(name)?.volume];
+        let snapshots = self.catalogue().snapshots(name)?;
+        if !with_snapshots && !snapshots.is_empty() {
+            return Err(StoreError::HasSnapshots {
+                of: name.clone(),
+                snapshots: snapshots.into_iter().map(|s| s.name).collect(),
+            }
+            .into());
+        }
+        let mut names = vec![name.to_string()];
+        for snapshot in snapshots {
+            names.push(snapshot.name.to_string());
+            volumes.push(snapshot.volume);
+        }
+        let mut plan = self.plan_volumes(&live, &volumes)?;
+        plan.names = names;
         Ok(plan)
     }
 
-    /// What [`Pool::remove_image`] would do.
+    /// What removing all of these would do, containers before images: `container:NAME`, `volume:NAME`,
+    /// `image:REF`, or any without the word, which is a container where there is one of that name, else
+    /// a data volume. Containers and data volumes go with their snapshots. What a removal of several gives
+    /// back is more than the sum, where they share it with nobody else.
+    ///
+    /// An image that has other names than those that are told loses these and stays.
     ///
     /// # Errors
-    /// As of [`Pool::remove_image`], and as of [`Pool::plan_remove_container`].
-    pub fn plan_remove_image(&self, image: &str) -> Result<RemovalPlan, PoolError> {
+    /// As of [`Pool::plan_remove`] and [`Pool::plan_remove_image`].
+    pub fn plan_removals(&self, names: &[String]) -> Result<RemovalPlan, PoolError> {
         let live = self.live()?;
-        let record = self.catalogue().find_image(image)?;
-        if let Some(name) = record.only_name_meant(image) {
-            return Ok(RemovalPlan {
-                names: vec![name.to_string()],
-                pool_bytes: Some(Bytes::ZERO),
-                ..RemovalPlan::default()
-            });
+        let catalogue = self.catalogue();
+        let (mut containers, mut data) = (BTreeMap::new(), BTreeMap::new());
+        let mut images = BTreeMap::new();
+        for text in names {
+            match self.removable(text)? {
+                Removable::Container(container) => {
+                    containers.insert(container.name.clone(), *container);
+                }
+                Removable::Data(volume) => {
+                    data.insert(volume.volume.id, *volume);
+                }
+                Removable::Image(image, name) => {
+                    let (_, meant) = images.entry(image.id).or_insert((image, BTreeSet::new()));
+                    meant.extend(name);
+                }
+            }
         }
-        let removed = self.catalogue().plan_image_removal(record.id)?;
-        let mut plan = self.plan_volumes(&live, &removed.volumes)?;
-        plan.names = removed
-            .image
-            .names
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let goes = |(image, meant): &&(ImageRecord, BTreeSet<ImageRef>)| {
+            meant.is_empty() || image.names.iter().all(|name| meant.contains(name))
+        };
+        let gone = images.values().filter(goes);
+        let gone: Vec<_> = gone.map(|(image, _)| image.id).collect();
+        let containers: Vec<_> = containers.into_values().collect();
+        let layers = catalogue.plan_removals(&gone, &containers)?;
+        let mut volumes: Vec<_> = containers.iter().map(|c| c.volume.clone()).collect();
+        let mut names: Vec<_> = containers.iter().map(|c| c.name.to_string()).collect();
+        for volume in data.into_values() {
+            volumes.push(volume.volume);
+            names.push(volume.name.to_string());
+        }
+        let owners: BTreeSet<_> = volumes.iter().map(|volume| volume.id).collect();
+        for snapshot in catalogue.all_snapshots()? {
+            if owners.contains(&snapshot.owner) {
+                volumes.push(snapshot.volume);
+                names.push(snapshot.name.to_string());
+            }
+        }
+        volumes.extend(layers);
+        let mut plan = self.plan_volumes(&live, &volumes)?;
+        plan.names = names;
+        for (image, meant) in images.values() {
+            let all = gone.contains(&image.id);
+            let names = image
+                .names
+                .iter()
+                .filter(|name| all || meant.contains(*name));
+            plan.names.extend(names.map(ToString::to_string));
+        }
         Ok(plan)
+    }
+
+    fn removable(&self, text: &str) -> Result<Removable, PoolError> {
+        let word = text.strip_prefix("container:");
+        let container =
+            ContainerName::new(word.unwrap_or(text)).map(|n| self.catalogue().container(&n));
+        match container {
+            Ok(Ok(found)) => {
+                return Ok(Removable::Container(Box::new(found)));
+            }
+            Ok(Err(StoreError::ContainerNotFound { .. })) if word.is_none() => {}
+            Ok(Err(error)) => return Err(error.into()),
+            // No name of a container, but perhaps of an image.
+            Err(_) => {}
+        }
+        let word = text.strip_prefix("volume:");
+        if let Ok(name) = VolumeName::new(word.unwrap_or(text)) {
+            match self.catalogue().writable(&WritableName::Data(name)) {
+                Ok(found) => return Ok(Removable::Data(Box::new(found))),
+                Err(StoreError::DataVolumeNotFound { .. }) if word.is_none() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let text = text.strip_prefix("image:").unwrap_or(text);
+        let image = self.catalogue().find_image(text)?;
+        let name = image.only_name_meant(text).cloned();
+        Ok(Removable::Image(image, name))
     }
 
     /// What [`Pool::run_queue`] would do with what nobody holds by now.
     ///
     /// # Errors
-    /// [`PoolError::PoolNotOpen`], and as of [`Pool::plan_remove_container`].
+    /// [`PoolError::PoolNotOpen`], and as of [`Pool::plan_remove`].
     pub fn plan_queue(&self, round: QueueRound) -> Result<RemovalPlan, PoolError> {
         let live = self.live()?;
         let now = Timestamp::now().to_unix();
@@ -115,7 +210,7 @@ impl Pool {
         Ok(plan)
     }
 
-    fn plan_volumes(
+    pub(crate) fn plan_volumes(
         &self,
         live: &Live<'_>,
         volumes: &[VolumeRecord],
@@ -160,8 +255,8 @@ impl Host {
             .into_iter()
             .map(|(device, _)| device.name)
             .collect();
-        for container in pool.catalogue().containers()? {
-            plan.names.push(container.name.to_string());
+        for writable in pool.catalogue().writables()? {
+            plan.names.push(writable.name.to_string());
         }
         for image in pool.catalogue().images()? {
             plan.names

@@ -17,19 +17,26 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::dm::{DmError, ThinPool};
+use crate::dm::{DmError, ThinPool, WorkingPool};
 use crate::graph::error::PoolError;
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
+use crate::graph::step::Step;
+use crate::ids::PoolName;
 use crate::ioctl::{self, DevId, LockGuard};
 use crate::store::{BackingRecord, PoolRecord};
 use crate::thinmeta::{Metadata, ReadAt, ReadError};
 use crate::units::{Bytes, MetaBlocks};
 
+/// Free blocks of the metadata below which no snapshot is taken that need not be. While there is one, a
+/// block that changes is written anew where otherwise it would be written in place.
+const SPARE: MetaBlocks = MetaBlocks::new(256);
+
 /// A metadata snapshot of ours, until it is released.
 #[derive(Debug)]
 struct Held<'a> {
     thin_pool: &'a ThinPool<'a>,
+    pool: &'a PoolName,
     marker: PathBuf,
     block: MetaBlocks,
     released: bool,
@@ -44,7 +51,10 @@ impl Held<'_> {
 
     fn release_once(&self) -> Result<(), PoolError> {
         self.thin_pool.release_metadata_snap()?;
-        unmark(&self.marker)
+        Step::L3.passed(self.pool);
+        unmark(&self.marker)?;
+        Step::L4.passed(self.pool);
+        Ok(())
     }
 }
 
@@ -106,8 +116,36 @@ impl Live<'_> {
         &self,
         read: impl FnOnce(&mut Metadata<Window>) -> Result<T, ReadError>,
     ) -> Result<T, PoolError> {
-        let held = self.hold()?;
-        let found = self.read_held(held.block, read);
+        let lock = self.pool().locks().reading()?;
+        let status = self.pool().require_writable(self.thin_pool())?;
+        self.read_under(lock, &status, read)
+    }
+
+    /// As [`read_metadata`](Self::read_metadata), for who can do without: `None` while another of us reads,
+    /// or where the metadata are nearly full and a snapshot's own blocks could be the last ones.
+    pub(crate) fn try_read_metadata<T>(
+        &self,
+        read: impl FnOnce(&mut Metadata<Window>) -> Result<T, ReadError>,
+    ) -> Result<Option<T>, PoolError> {
+        let Some(lock) = self.pool().locks().try_reading()? else {
+            return Ok(None);
+        };
+        let status = self.pool().require_writable(self.thin_pool())?;
+        let free = status.total_metadata.saturating_sub(status.used_metadata);
+        if free < SPARE {
+            return Ok(None);
+        }
+        self.read_under(lock, &status, read).map(Some)
+    }
+
+    fn read_under<T>(
+        &self,
+        lock: LockGuard,
+        status: &WorkingPool,
+        read: impl FnOnce(&mut Metadata<Window>) -> Result<T, ReadError>,
+    ) -> Result<T, PoolError> {
+        let (held, status) = self.hold(lock, status)?;
+        let found = self.read_held(held.block, &status, read);
         let released = held.release();
         match found {
             Ok(found) => released.map(|()| found),
@@ -115,24 +153,59 @@ impl Live<'_> {
         }
     }
 
-    fn hold(&self) -> Result<Held<'_>, PoolError> {
+    /// Lets go what a reader of ours left that died; it keeps blocks of the metadata from being used again.
+    pub(crate) fn release_stale_snapshot(&self) -> Result<(), PoolError> {
         let pool = self.pool();
-        let lock = pool.locks().reading()?;
+        let marker = pool.host().layout().metadata_snap(pool.name());
+        if !marker.exists() {
+            return Ok(());
+        }
+        // Who reads now has it for himself.
+        let Some(_lock) = pool.locks().try_reading()? else {
+            return Ok(());
+        };
+        let status = pool.require_writable(self.thin_pool())?;
+        self.release_marked(&marker, &status)?;
+        unmark(&marker)
+    }
+
+    /// Releases the pool's metadata snapshot if it is ours; gives the block of one that is another's.
+    fn release_marked(
+        &self,
+        marker: &Path,
+        status: &WorkingPool,
+    ) -> Result<Option<MetaBlocks>, PoolError> {
+        let Some(block) = status.held_root else {
+            return Ok(None);
+        };
+        if !is_marked(marker, block)? {
+            return Ok(Some(block));
+        }
+        tracing::info!(%block, "releasing the metadata snapshot of a reader that died");
+        self.thin_pool().release_metadata_snap()?;
+        Step::L3.passed(self.pool().name());
+        Ok(None)
+    }
+
+    /// Has a snapshot taken; `status` is the pool's before, and that with it is given.
+    fn hold(
+        &self,
+        lock: LockGuard,
+        status: &WorkingPool,
+    ) -> Result<(Held<'_>, Box<WorkingPool>), PoolError> {
+        let pool = self.pool();
         let marker = pool.host().layout().metadata_snap(pool.name());
         let another = |block| PoolError::MetadataSnapHeld {
             name: pool.name().clone(),
             block,
         };
-        if let Some(block) = pool.require_writable(self.thin_pool())?.held_root {
-            if !is_marked(&marker, block)? {
-                return Err(another(block));
-            }
-            tracing::info!(%block, "releasing the metadata snapshot of a reader that died");
-            self.thin_pool().release_metadata_snap()?;
+        if let Some(block) = self.release_marked(&marker, status)? {
+            return Err(another(block));
         }
         mark(&marker)?;
-        let block = match self.thin_pool().reserve_metadata_snap() {
-            Ok(block) => block,
+        Step::L1.passed(pool.name());
+        let (block, status) = match self.thin_pool().reserve_metadata_snap() {
+            Ok(taken) => taken,
             Err(error) => {
                 let undo = unmark(&marker);
                 let error = match error {
@@ -145,21 +218,23 @@ impl Live<'_> {
         };
         let held = Held {
             thin_pool: self.thin_pool(),
+            pool: pool.name(),
             marker,
             block,
             released: false,
             _lock: lock,
         };
         mark_block(&held.marker, block)?;
-        Ok(held)
+        Step::L2.passed(pool.name());
+        Ok((held, status))
     }
 
     fn read_held<T>(
         &self,
         block: MetaBlocks,
+        status: &WorkingPool,
         read: impl FnOnce(&mut Metadata<Window>) -> Result<T, ReadError>,
     ) -> Result<T, PoolError> {
-        let status = self.pool().require_writable(self.thin_pool())?;
         let node = self.metadata_node()?;
         // The kernel writes the metadata past the page cache of their device, where blocks that
         // somebody read before, as udev does, lie for long.
@@ -179,7 +254,8 @@ impl Live<'_> {
             BackingRecord::Part { .. } | BackingRecord::ThinPool(_) => {
                 match host.dm()?.find(DevId::Dev(table.metadata))? {
                     Some(device) => host.node_of(&device)?,
-                    None => None,
+                    // A thin-pool that a script made may lie on any device.
+                    None => ioctl::node_by_number(table.metadata),
                 }
             }
             BackingRecord::File { .. } => ioctl::attached_loops()?
@@ -206,11 +282,20 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    const fn whole(file: File) -> Self {
+    pub(crate) const fn whole(file: File) -> Self {
         Self {
             file,
             start: Bytes::ZERO,
         }
+    }
+
+    pub(crate) const fn from(file: File, start: Bytes) -> Self {
+        Self { file, start }
+    }
+
+    /// What it is a part of, and from which byte of that on.
+    pub(crate) const fn parts(&self) -> (&File, Bytes) {
+        (&self.file, self.start)
     }
 }
 
@@ -258,7 +343,7 @@ impl Pool {
         }
     }
 
-    fn metadata_error(&self, path: PathBuf, source: ReadError) -> PoolError {
+    pub(crate) fn metadata_error(&self, path: PathBuf, source: ReadError) -> PoolError {
         PoolError::Metadata {
             pool: self.name().clone(),
             path,

@@ -7,22 +7,23 @@
 //! | row | what happened | what is done |
 //! |---|---|---|
 //! | `deleting` | a removal was cut, or is queued | removed: it was promised; one that is held or fails stays queued |
-//! | `creating` container, in the pool, as large as its parent | created; the lazy `ready` may be lost | `ready` |
+//! | `creating` container or snapshot with a name, in the pool, as large as its parent | created; the lazy `ready` may be lost | `ready` |
 //! | `creating`, not known to be made, in a pool that has ids of others | the id may be theirs | the row forgotten, the id left |
-//! | `creating` container, else | not yet created, or its file system not yet grown | removed |
-//! | `creating` base or layer | its content was not whole | removed |
-//! | `ready` container with `growing_to` | a growth was cut | grown to its end |
+//! | `creating` container or snapshot, else | not yet created, its file system not yet grown, or it was to take another's place | removed |
+//! | `creating` base, layer or data volume | its content was not whole | removed |
+//! | `ready` container or data volume with `growing_to` | a growth was cut | grown to its end |
 //! | ballast `filling` or `releasing` | its making or its release was cut | released |
 //! | `ready` layer of no image, no import running | an import was cut between layers | removed |
+//! | `ready` base of another size than the pool's, nothing on it | a growth of the base was cut | removed |
 
 use std::collections::HashSet;
 
-use crate::dm::names;
 use crate::graph::error::PoolError;
 use crate::graph::live::{Live, Pace, Removal};
 use crate::graph::pool::Pool;
+use crate::graph::step::Step;
 use crate::ids::VolumeKind;
-use crate::store::{VolumeRecord, VolumeState};
+use crate::store::{StoreError, VolumeRecord, VolumeState};
 
 /// How many volumes recovery settled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,6 +44,7 @@ impl Live<'_> {
         for volume in &unsettled {
             if self.is_whole(volume)? {
                 catalogue.set_ready(volume.id)?;
+                Step::O4.passed_for(self.pool().name(), volume.id);
                 settled.kept = settled.kept.saturating_add(1);
             } else {
                 tracing::info!(volume = %volume.id, kind = %volume.kind, "removing what a cut left");
@@ -51,16 +53,12 @@ impl Live<'_> {
                 }
             }
         }
-        for container in catalogue.containers()? {
-            if container.volume.growing_to.is_none() || container.volume.state != VolumeState::Ready
-            {
-                continue;
-            }
-            let name = names::container_name(self.pool().name(), &container.name);
-            match self.finish_growth(&container.volume, &name) {
+        for writable in catalogue.growing_writables()? {
+            let name = self.pool().device_name(&writable.name);
+            match self.finish_growth(&writable.volume, &name) {
                 Ok(_) => settled.kept = settled.kept.saturating_add(1),
                 // It is as usable as it was, and no reason to keep the others closed.
-                Err(error) => tracing::warn!(%container.name, %error, "its growth is not finished"),
+                Err(error) => tracing::warn!(%writable.name, %error, "its growth is not finished"),
             }
         }
         if let Some(_no_imports) = self.pool().locks().try_no_imports()? {
@@ -68,6 +66,16 @@ impl Live<'_> {
                 tracing::info!(volume = %volume.id, "removing a layer of an import that was cut");
                 self.discard_volume(&volume)?;
                 settled.removed = settled.removed.saturating_add(1);
+            }
+            for volume in self.pool().old_bases()? {
+                match self.discard_volume(&volume) {
+                    // Images stand on it.
+                    Err(PoolError::Store(StoreError::InUse { .. })) => {}
+                    result => {
+                        result?;
+                        settled.removed = settled.removed.saturating_add(1);
+                    }
+                }
             }
         }
         Ok(settled)
@@ -77,6 +85,7 @@ impl Live<'_> {
     fn settle_removal(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
         if volume.state != VolumeState::Deleting {
             self.pool().catalogue().begin_deleting(volume.id)?;
+            Step::D1.passed_for(self.pool().name(), volume.id);
         }
         match self.try_removal(volume) {
             Ok(Removal::Done) => return Ok(true),
@@ -97,14 +106,28 @@ impl Live<'_> {
 
     pub(crate) fn is_whole(&self, volume: &VolumeRecord) -> Result<bool, PoolError> {
         let made = volume.state == VolumeState::Creating && volume.made;
-        if !made || volume.kind != VolumeKind::Container {
+        // One without a name was to take another's place, and that one still has it.
+        if !made || !is_provable(volume.kind) || !self.pool().catalogue().is_named(volume.id)? {
             return Ok(false);
         }
         Ok(volume.size == self.parent(volume)?.size && self.is_in_pool(volume)?)
     }
 }
 
+/// Whether the pool alone can prove that such a volume is whole: it is a snapshot, and nothing else.
+pub(crate) const fn is_provable(kind: VolumeKind) -> bool {
+    matches!(kind, VolumeKind::Container | VolumeKind::Snapshot)
+}
+
 impl Pool {
+    /// Bases that new images would not stand on.
+    fn old_bases(&self) -> Result<Vec<VolumeRecord>, PoolError> {
+        let record = self.record()?;
+        let mut bases = self.catalogue().bases()?;
+        bases.retain(|base| base.size != record.base_size);
+        Ok(bases)
+    }
+
     /// Sealed layers that no image has, the youngest first.
     pub(crate) fn forsaken_layers(&self) -> Result<Vec<VolumeRecord>, PoolError> {
         let catalogue = self.catalogue();

@@ -20,6 +20,7 @@ use crate::graph::error::PoolError;
 use crate::graph::live::{Live, Pace, Removal};
 use crate::graph::pool::Pool;
 use crate::graph::report::{FailedRemoval, QueueReport, QueueRun, QueueState, RemovedContainer};
+use crate::graph::step::Step;
 use crate::ids::{ContainerName, VolumeId};
 use crate::ioctl::{DeviceInfo, LockGuard};
 use crate::store::{RemovalRecord, StoreError, Timestamp, VolumeRecord};
@@ -176,29 +177,62 @@ impl Pool {
     /// that begins to be given back, [`cancel_removal`](Self::cancel_removal) makes it a container again.
     ///
     /// # Errors
-    /// [`StoreError::ContainerNotFound`]: nothing was changed. [`PoolError::RemovalHeld`] where it
+    /// [`StoreError::ContainerNotFound`], [`StoreError::HasSnapshots`]: nothing was changed.
+    /// [`PoolError::RemovalHeld`] where it
     /// was waited for in vain, and what the pool says to the delete: the volume stays queued.
     pub fn remove_container(
         &self,
         name: &ContainerName,
         how: Removing,
     ) -> Result<RemovedContainer, PoolError> {
+        self.remove_with(name, how, false)
+    }
+
+    /// As [`remove_container`](Self::remove_container), with all its snapshots, which cannot be taken
+    /// back.
+    ///
+    /// # Errors
+    /// As of [`remove_container`](Self::remove_container).
+    pub fn remove_container_with_snapshots(
+        &self,
+        name: &ContainerName,
+        how: Removing,
+    ) -> Result<RemovedContainer, PoolError> {
+        self.remove_with(name, how, true)
+    }
+
+    fn remove_with(
+        &self,
+        name: &ContainerName,
+        how: Removing,
+        snapshots: bool,
+    ) -> Result<RemovedContainer, PoolError> {
         let live = self.live()?;
         let (_lock, record) = self.lock_container(name)?;
         let handed = how == Removing::Handed && self.is_monitored();
         let queued = handed || how == Removing::Queued;
         let id = record.volume.id;
-        let volume = if queued || live.is_open(&record.volume)? {
+        let mut kept = Vec::new();
+        let volume = if snapshots {
+            kept = self.catalogue().queue_removal_with_snapshots(id)?;
+            kept.remove(0)
+        } else if queued || live.is_open(&record.volume)? {
             self.catalogue().queue_removal(id)?
         } else {
             // It begins at once, so that the promise and that it is final are one commit.
             self.catalogue().begin_deleting(id)?
         };
+        Step::D1.passed_for(self.name(), id);
         let device = if queued {
             live.set_aside(&volume)?
         } else {
             Self::remove_now(&live, &volume, how)?
         };
+        if !queued {
+            for snapshot in kept {
+                live.finish_removal(snapshot.id)?;
+            }
+        }
         if handed {
             self.ring();
         }
@@ -239,7 +273,25 @@ impl Pool {
         }
     }
 
-    fn is_forgotten(&self, id: VolumeId) -> Result<bool, PoolError> {
+    /// Has the space of volumes that are `deleting` given back: by the monitor, which is called, or here
+    /// where there is none; whether it was called.
+    pub(crate) fn give_back(
+        &self,
+        live: &Live<'_>,
+        volumes: &[VolumeId],
+    ) -> Result<bool, PoolError> {
+        let handed = self.is_monitored();
+        if handed {
+            self.ring();
+        } else {
+            for volume in volumes {
+                live.finish_removal(*volume)?;
+            }
+        }
+        Ok(handed)
+    }
+
+    pub(crate) fn is_forgotten(&self, id: VolumeId) -> Result<bool, PoolError> {
         match self.catalogue().volume(id) {
             Ok(_) => Ok(false),
             Err(StoreError::VolumeNotFound { .. }) => Ok(true),

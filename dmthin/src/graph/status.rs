@@ -35,13 +35,7 @@ impl Pool {
         let live = open.map(|live| self.live_report(&live)).transpose()?;
         let (live, devices) =
             live.map_or((None, None), |(live, devices)| (Some(live), Some(devices)));
-        let virtual_size = self
-            .catalogue()
-            .containers()?
-            .iter()
-            .fold(Bytes::ZERO, |sum, container| {
-                sum.saturating_add(container.volume.size)
-            });
+        let mirror = devices.as_ref().and_then(|_| self.mirror_state(&record));
         Ok(PoolReport {
             name: record.name.clone(),
             uuid: record.uuid,
@@ -67,10 +61,14 @@ impl Pool {
             images: counts.nr_images,
             layers: counts.nr_layers,
             containers: counts.nr_containers,
-            virtual_size,
+            snapshots: counts.nr_snapshots,
+            volumes: counts.nr_data,
+            volumes_size: counts.data_size,
+            virtual_size: counts.containers_size,
             overcommit: record.overcommit,
             promised,
             foreign_ids: record.foreign_ids,
+            mirror,
         })
     }
 

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::backing::SparseFile;
 use crate::dm::{OwnKind, OwnUuid};
 use crate::graph::check::{half_made_pool, node_prefix, of_device};
 use crate::graph::error::PoolError;
@@ -11,15 +10,17 @@ use crate::graph::finding::{Finding, FindingKind, Remedy};
 use crate::graph::live::Live;
 use crate::graph::pool::Pool;
 use crate::graph::reading::Window;
+use crate::graph::recover::is_provable;
 use crate::graph::report::QueueState;
 use crate::graph::words::held_by;
-use crate::ids::{DevNo, ThinId, TransactionId, VolumeId, VolumeKind};
+use crate::ids::{ThinId, TransactionId, VolumeId, VolumeKind};
 use crate::ioctl::{DeviceInfo, LockGuard};
 use crate::store::{
-    BackingRecord, BallastRecord, BallastState, GenerationCheck, PoolRecord, PoolState,
-    VolumeRecord, VolumeState,
+    BallastRecord, BallastState, GenerationCheck, PoolRecord, PoolState, VolumeRecord, VolumeState,
 };
 use crate::thinmeta::Metadata;
+
+mod beside;
 
 /// Whether every thin id of a pool is ours to give and to take. True for what we make ourselves.
 pub(crate) const fn owns_all_ids(record: &PoolRecord) -> bool {
@@ -30,9 +31,9 @@ pub(crate) const fn owns_all_ids(record: &PoolRecord) -> bool {
 
 /// What the pool's own metadata say.
 #[derive(Debug)]
-struct InPool {
-    thins: BTreeSet<ThinId>,
-    transaction_id: TransactionId,
+pub(crate) struct InPool {
+    pub(crate) thins: BTreeSet<ThinId>,
+    pub(crate) transaction_id: TransactionId,
 }
 
 /// A look at a pool.
@@ -65,6 +66,8 @@ impl Pool {
         let was = self.catalogue().ballast()?;
         let in_pool = self.in_pool(&record, open)?;
         let devices = host.own_devices()?;
+        // After the pool was read: ids are given out before the pool has them.
+        let record = self.record()?;
         let survey = Survey {
             pool: self,
             alone,
@@ -89,7 +92,7 @@ impl Pool {
         Ok(rows.map(|volume| (volume.id, volume)).collect())
     }
 
-    fn in_pool(&self, record: &PoolRecord, open: bool) -> Result<InPool, PoolError> {
+    pub(crate) fn in_pool(&self, record: &PoolRecord, open: bool) -> Result<InPool, PoolError> {
         let read = |metadata: &mut Metadata<Window>| {
             let devices = metadata.devices()?;
             Ok(InPool {
@@ -111,9 +114,14 @@ impl Survey<'_> {
         self.check_devices()?;
         self.check_rows()?;
         self.check_layers()?;
+        self.check_splits()?;
         self.check_thins(paired);
-        self.check_containers()?;
+        self.check_active()?;
         self.check_loops()?;
+        // A catalogue of another time is the last thing that the copy should follow.
+        if paired {
+            self.check_mirror();
+        }
         let prefix = node_prefix(self.pool.name());
         let name = Some(self.pool.name());
         let nodes = self
@@ -163,11 +171,22 @@ impl Survey<'_> {
                     || !free(locks.try_growth()?)
                     || !free(locks.try_volume(id)?)
             }
-            VolumeKind::Container => !free(locks.try_volume(id)?),
+            VolumeKind::Container | VolumeKind::Snapshot | VolumeKind::Data => {
+                !free(locks.try_volume(id)?)
+            }
         })
     }
 
     fn check_pairing(&mut self) -> bool {
+        if let Some(next) = self.record.next_thin_id
+            && let Some(found) = self.record.not_given(&self.in_pool.thins)
+            && owns_all_ids(&self.record)
+        {
+            let text = self.pool.older_catalogue(found, next).to_string();
+            let finding = self.finding(FindingKind::Unpaired, Remedy::Keep, text);
+            self.found.push(finding);
+            return false;
+        }
         let found = self.in_pool.transaction_id;
         match self.record.check_generation(found) {
             GenerationCheck::Match | GenerationCheck::PendingDone => true,
@@ -221,8 +240,10 @@ impl Survey<'_> {
                         ),
                     )
                 }
-                OwnKind::Volume(VolumeKind::Container, _)
-                    if device.suspended && self.pool.locks().is_holding()? =>
+                OwnKind::Volume(kind, _)
+                    if kind.is_writable()
+                        && device.suspended
+                        && self.pool.locks().is_holding()? =>
                 {
                     (
                         FindingKind::Suspended,
@@ -240,7 +261,7 @@ impl Survey<'_> {
                 _ => continue,
             };
             let volume = match own.kind {
-                OwnKind::Pool | OwnKind::Part(_) | OwnKind::Ballast => None,
+                OwnKind::Pool | OwnKind::Part(_) | OwnKind::Ballast | OwnKind::Mirror => None,
                 OwnKind::Volume(_, id) => Some(id),
             };
             let finding = Finding {
@@ -268,13 +289,7 @@ impl Survey<'_> {
             };
             self.found.push(finding);
         }
-        let names: BTreeMap<VolumeId, String> = self
-            .pool
-            .catalogue()
-            .containers()?
-            .into_iter()
-            .map(|container| (container.volume.id, format!("container {}", container.name)))
-            .collect();
+        let names = self.names()?;
         for removal in self.pool.queue()? {
             let told_name = removal.told_name();
             let (kind, remedy, text) = match removal.state {
@@ -314,7 +329,7 @@ impl Survey<'_> {
                 .get(&volume.id)
                 .cloned()
                 .unwrap_or_else(|| format!("{} of volume {}", volume.kind, volume.id));
-            let (remedy, then) = if self.is_whole(&volume) {
+            let (remedy, then) = if names.contains_key(&volume.id) && self.is_whole(&volume) {
                 (Remedy::Finish, "it is whole")
             } else {
                 (Remedy::Remove, "it is not whole")
@@ -330,11 +345,31 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// What recovery finds of a row in state `creating`, without touching the pool.
+    /// What volumes that are not sealed go by.
+    fn names(&self) -> Result<BTreeMap<VolumeId, String>, PoolError> {
+        let catalogue = self.pool.catalogue();
+        let mut names: BTreeMap<VolumeId, String> = catalogue
+            .writables()?
+            .into_iter()
+            .map(|w| (w.volume.id, format!("{} {}", w.name.noun(), w.name)))
+            .collect();
+        for snapshot in catalogue.all_snapshots()? {
+            let of = names.get(&snapshot.owner).map_or("", String::as_str);
+            let name = format!("snapshot {} of {of}", snapshot.name);
+            names.insert(snapshot.volume.id, name);
+        }
+        Ok(names)
+    }
+
+    /// What recovery finds of a row in state `creating` that has a name, without touching the pool.
     fn is_whole(&self, volume: &VolumeRecord) -> bool {
-        let parent = volume.parent.and_then(|parent| self.after.get(&parent));
-        volume.kind == VolumeKind::Container
-            && parent.is_some_and(|parent| parent.size == volume.size)
+        // One whose origin is gone was made of a container, and is as large as that was.
+        let size = match volume.parent {
+            Some(parent) => self.after.get(&parent).map(|parent| parent.size),
+            None => Some(volume.size),
+        };
+        is_provable(volume.kind)
+            && size == Some(volume.size)
             && self.in_pool.thins.contains(&volume.thin_id)
     }
 
@@ -369,14 +404,12 @@ impl Survey<'_> {
             .chain(self.after.values())
             .map(|volume| volume.thin_id)
             .chain(self.ballast.map(|ballast| ballast.thin_id))
+            .chain([ThinId::MIRROR])
             .collect();
-        for id in self
-            .in_pool
-            .thins
-            .difference(&known)
-            .copied()
-            .collect::<Vec<_>>()
-        {
+        // In another's thin-pool what is not ours is its owner's.
+        let shared = self.record.existing().is_some();
+        let unknown = self.in_pool.thins.difference(&known).copied();
+        for id in unknown.filter(|_| !shared).collect::<Vec<_>>() {
             // Only the right catalogue can tell what is nobody's.
             let (remedy, why) = if !paired {
                 (Remedy::Keep, "; the catalogue is not this pool's")
@@ -418,12 +451,12 @@ impl Survey<'_> {
         }
     }
 
-    fn check_containers(&mut self) -> Result<(), PoolError> {
+    fn check_active(&mut self) -> Result<(), PoolError> {
         if !self.open {
             return Ok(());
         }
-        for container in self.pool.catalogue().containers()? {
-            let volume = container.volume;
+        for writable in self.pool.catalogue().writables()? {
+            let volume = writable.volume;
             if volume.state != VolumeState::Ready
                 || !volume.active
                 || self.pool.volume_device(&volume)?.is_some()
@@ -435,46 +468,14 @@ impl Survey<'_> {
             if !self.in_pool.thins.contains(&volume.thin_id) {
                 continue;
             }
-            let text = format!("container {} has no device, and had one", container.name);
+            let (noun, name) = (writable.name.noun(), &writable.name);
+            let text = format!("{noun} {name} has no device, and had one");
             let finding = Finding {
                 volume: Some(volume.id),
                 thin_id: Some(volume.thin_id),
                 ..self.finding(FindingKind::MissingDevice, Remedy::Activate, text)
             };
             self.found.push(finding);
-        }
-        Ok(())
-    }
-
-    fn check_loops(&mut self) -> Result<(), PoolError> {
-        let used: Vec<DevNo> = if self.open {
-            let live = Live::open(self.pool, self.record.clone(), None)?;
-            let (_, table) = live.thin_pool().table()?;
-            vec![table.data, table.metadata]
-        } else {
-            Vec::new()
-        };
-        for backing in [&self.record.data, &self.record.metadata] {
-            if !matches!(backing, BackingRecord::File { .. }) {
-                continue;
-            }
-            let path = self.pool.backing_path(backing);
-            for device in SparseFile::open(&path)?.loops()? {
-                if used.contains(&device.dev()) {
-                    continue;
-                }
-                let text = format!(
-                    "{} is on {}, and the pool does not use it: what it writes ruins the pool",
-                    device.path().display(),
-                    path.display()
-                );
-                let finding = Finding {
-                    devno: Some(device.dev()),
-                    node: Some(device.path().to_owned()),
-                    ..self.finding(FindingKind::StrayLoop, Remedy::Remove, text)
-                };
-                self.found.push(finding);
-            }
         }
         Ok(())
     }

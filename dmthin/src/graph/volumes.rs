@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::graph::error::PoolError;
-use crate::graph::live::Live;
 use crate::graph::pool::Pool;
 use crate::ids::{VolumeId, VolumeKind};
 use crate::store::VolumeState;
@@ -34,34 +33,8 @@ impl Pool {
     /// [`PoolError::PoolNotOpen`]; [`PoolError::MetadataSnapHeld`] where another tool reads the
     /// metadata; [`PoolError::Metadata`] where they are damaged.
     pub fn volume_usage(&self) -> Result<Vec<VolumeUsage>, PoolError> {
-        let record = self.record()?;
-        if self.host().pool_device(&record)?.is_none() {
-            return Err(PoolError::PoolNotOpen {
-                name: self.name().clone(),
-            });
-        }
-        let block_size = record.block_size;
-        let live = Live::open(self, record, None)?;
-        let (devices, exclusive) = live.read_metadata(|metadata| {
-            let devices = metadata.devices()?.into_iter();
-            let mapped: BTreeMap<_, _> = devices.map(|device| (device.id, device.mapped)).collect();
-            Ok((mapped, metadata.exclusives()?))
-        })?;
-        let volumes = self.catalogue().all_volumes()?.into_iter();
-        let usage = volumes.filter_map(|volume| {
-            Some(VolumeUsage {
-                volume: volume.id,
-                kind: volume.kind,
-                size: volume.size,
-                mapped: devices
-                    .get(&volume.thin_id)?
-                    .to_bytes_saturating(block_size),
-                exclusive: exclusive
-                    .get(&volume.thin_id)?
-                    .to_bytes_saturating(block_size),
-            })
-        });
-        Ok(usage.collect())
+        let volumes = self.space()?.volumes.into_iter();
+        Ok(volumes.map(|volume| volume.usage).collect())
     }
 
     /// How many volumes there are of each kind in each state.
@@ -70,7 +43,7 @@ impl Pool {
     /// [`PoolError::Store`].
     pub fn volume_counts(&self) -> Result<BTreeMap<(VolumeKind, VolumeState), u64>, PoolError> {
         let mut counts = BTreeMap::new();
-        for kind in [VolumeKind::Base, VolumeKind::Layer, VolumeKind::Container] {
+        for kind in VolumeKind::ALL {
             for state in [
                 VolumeState::Creating,
                 VolumeState::Ready,

@@ -1,10 +1,10 @@
-//! `who`: what holds a container's device, whoever holds it.
+//! `who`: what holds the device of a container or data volume, whoever holds it.
 
 use crate::fs::{self, Holder};
 use crate::graph::error::PoolError;
 use crate::graph::pool::Pool;
 use crate::graph::report::WhoReport;
-use crate::ids::{ContainerName, DevNo};
+use crate::ids::{ContainerName, DevNo, WritableName};
 use crate::store::{StoreError, VolumeRecord, VolumeState};
 
 impl Pool {
@@ -23,17 +23,17 @@ impl Pool {
             }
             Err(error) => return Err(error.into()),
         };
-        self.who_holds(name, &volume)
+        self.who_holds(name.into(), &volume)
     }
 
-    fn who_holds(
+    pub(crate) fn who_holds(
         &self,
-        name: &ContainerName,
+        name: WritableName,
         volume: &VolumeRecord,
     ) -> Result<WhoReport, PoolError> {
         let device = self.volume_device(volume)?;
         Ok(WhoReport {
-            name: name.clone(),
+            name,
             volume: volume.id,
             removed: volume.state == VolumeState::Deleting,
             devno: device.as_ref().map(|device| device.dev),

@@ -1,5 +1,12 @@
 //! The configuration of an image: what it is for, how it came to be, what to run.
 
+mod change;
+mod child;
+mod words;
+
+pub use change::{ChangeError, ConfigChange, Keyword};
+pub use child::{ChildConfig, EMPTY_LAYER, bare_config};
+
 use super::digest::digest_of;
 use super::error::{Content, ImageError};
 use super::platform::Platform;

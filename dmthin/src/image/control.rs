@@ -33,6 +33,14 @@ impl<'a> Control<'a> {
         }
     }
 
+    /// The same, with nothing to report.
+    pub(super) fn without_progress(&self) -> Self {
+        Self {
+            progress: None,
+            ..*self
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), ImageError> {
         match self.cancel {
             Some(cancel) if cancel.load(Ordering::Relaxed) => Err(ImageError::Cancelled),

@@ -341,6 +341,30 @@ pub enum ImageError {
         #[source]
         source: Errno,
     },
+    /// A layer's tar or an image's archive cannot be written to where it was to go.
+    #[error("cannot write the archive")]
+    Write(#[source] io::Error),
+    /// What gives a layer's tar back cannot be kept.
+    #[error("cannot keep the record of the layer's tar")]
+    Split(#[source] io::Error),
+    /// What was kept to give a layer's tar back makes no sense.
+    #[error("the record of the layer's tar is damaged")]
+    BadSplit(#[source] io::Error),
+    /// A file of a layer is another than when the layer was sealed.
+    #[error("{path:?} is not as it was when the layer was made")]
+    LayerChanged {
+        /// The file, from the layer's root.
+        path: PathBuf,
+    },
+    /// A tree that a layer is made of is not as it was a moment ago.
+    #[error("{path:?} changed while the layer was made of it")]
+    SourceChanged {
+        /// What changed.
+        path: PathBuf,
+    },
+    /// An instruction that changes a configuration, and cannot be followed.
+    #[error(transparent)]
+    Change(#[from] super::config::ChangeError),
     /// A helper thread could not be started.
     #[error("cannot start a thread to read the layer")]
     Thread(#[source] io::Error),

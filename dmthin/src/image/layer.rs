@@ -1,31 +1,40 @@
 //! One layer from its blob into a directory: read, decompress, sum and apply at once.
 //!
 //! ```text
-//! reader thread            summing thread       caller's thread
-//! read, sum, decompress -> sum the tar       -> apply
-//!        ^                                         |
+//! reader thread            summing thread       caller's thread      split thread
+//! read, sum, decompress -> sum the tar       -> apply, note names -> compress, write what gives
+//!        ^                                         |                 the tar back, where asked to
 //!        +------------- buffers go round ----------+
 //! ```
-//! A fixed number of buffers is the bound on memory. Both sums are compared when the stream has
-//! been read to its very end: the padding after a tar's end counts in a diff id.
+//! A fixed number of buffers is the bound on memory, which come into being as they are needed. The first two threads
+//! may begin before anybody applies ([`Stream`]): they go as far ahead as the buffers do. Both sums are compared when
+//! the stream has been read to its very end: the padding after a tar's end counts in a diff id.
 
+use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::apply::{Applied, apply};
 use super::control::Control;
 use super::digest::{Hasher, HashingReader, Summed};
 use super::error::{Content, ImageError};
+use super::split::{Recorder, Sink, compress, recheck};
 use super::tarball::{Input, Reader};
 use crate::ids::Digest;
 use crate::units::Bytes;
 
 /// Buffers going round, and the size of each.
-const NR_BUFFERS: usize = 8;
+const NR_BUFFERS: usize = 48;
 const BUFFER: usize = 256 << 10;
+/// As much as the buffers of one layer may take.
+pub(super) const BUFFERS: usize = NR_BUFFERS * BUFFER;
+
+/// Batches of records that wait to be compressed.
+const NR_BATCHES: usize = 4;
 
 /// How a blob is compressed, by its first bytes: media types are often wrong about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -82,6 +91,7 @@ pub(super) struct Promise {
 }
 
 /// A buffer, and how much of it is filled.
+#[derive(Debug)]
 struct Chunk {
     buffer: Vec<u8>,
     len: usize,
@@ -100,18 +110,88 @@ pub(super) fn apply_layer(
     root: BorrowedFd<'_>,
     control: &Control<'_>,
 ) -> Result<Applied, ImageError> {
-    let blob_bytes = AtomicU64::new(0);
-    let (free_in, free_out) = sync_channel(NR_BUFFERS);
-    let (read_in, read_out) = sync_channel(NR_BUFFERS);
-    let (summed_in, summed_out) = sync_channel(NR_BUFFERS);
-    for _ in 0..NR_BUFFERS {
-        let sent = free_in.send(vec![0; BUFFER]);
-        sent.expect("the channel holds them all, and its other end is in this function");
-    }
-    thread::scope(|scope| {
+    begun(blob, promise, |stream| {
+        stream.through(control, None, |tar| apply(tar, root))
+    })
+}
+
+/// Applies the layer that `open` opens to the directory `root`, and keeps in `split` what gives its tar
+/// back, of which nothing is synced.
+pub(super) fn apply_layer_recorded<B: Read + Send>(
+    open: impl Fn() -> Result<B, ImageError>,
+    promise: Promise,
+    root: BorrowedFd<'_>,
+    control: &Control<'_>,
+    split: &File,
+) -> Result<Applied, ImageError> {
+    begun(open()?, promise, |stream| {
+        stream.apply_recorded(open, root, control, split)
+    })
+}
+
+/// Has `work` use what is read.
+fn begun<T>(
+    blob: impl Read + Send,
+    promise: Promise,
+    work: impl FnOnce(Stream<'_>) -> Result<T, ImageError>,
+) -> Result<T, ImageError> {
+    thread::scope(|scope| work(Stream::begin(scope, blob, promise)?))
+}
+
+/// Keeps in `split` what gives back the tar that is read, of a layer that is below `root` already. Nothing of it is
+/// synced.
+///
+/// # Errors
+/// [`ImageError::DigestMismatch`] where it is another tar, [`ImageError::Split`], and what a malformed one gives.
+pub fn record_layer(
+    tar: impl Read + Send,
+    diff_id: Digest,
+    root: BorrowedFd<'_>,
+    split: &File,
+) -> Result<(), ImageError> {
+    let promise = Promise {
+        compression: Compression::None,
+        diff_id,
+        blob: None,
+    };
+    begun(tar, promise, |stream| {
+        stream.through(&Control::default(), Some(split), |tar| {
+            recheck(tar, root).map(|()| Applied::default())
+        })
+    })
+    .map(drop)
+}
+
+/// A layer that is being read. Its threads end when it is dropped.
+#[derive(Debug)]
+pub(super) struct Stream<'scope> {
+    promise: Promise,
+    chunks: Receiver<Message>,
+    free: SyncSender<Vec<u8>>,
+    blob_bytes: Arc<AtomicU64>,
+    reading: ScopedJoinHandle<'scope, Option<Summed>>,
+    summing: ScopedJoinHandle<'scope, Summed>,
+}
+
+impl<'scope> Stream<'scope> {
+    /// Begins to read, decompress and sum, as far as the buffers go.
+    pub(super) fn begin(
+        scope: &'scope Scope<'scope, '_>,
+        blob: impl Read + Send + 'scope,
+        promise: Promise,
+    ) -> Result<Self, ImageError> {
+        let (free, free_out) = sync_channel(NR_BUFFERS);
+        let (read_in, read_out) = sync_channel(NR_BUFFERS);
+        let (summed_in, chunks) = sync_channel(NR_BUFFERS);
+        for _ in 0..NR_BUFFERS {
+            // The reader gives each its length when it first fills it.
+            let sent = free.send(Vec::new());
+            sent.expect("the channel holds them all, and its other end is in this function");
+        }
+        let blob_bytes = Arc::new(AtomicU64::new(0));
         let counted = Counted {
             inner: blob,
-            count: &blob_bytes,
+            count: Arc::clone(&blob_bytes),
         };
         let reading = thread::Builder::new()
             .name("layer-read".to_owned())
@@ -121,46 +201,104 @@ pub(super) fn apply_layer(
             .name("layer-sum".to_owned())
             .spawn_scoped(scope, move || sum(&read_out, &summed_in))
             .map_err(ImageError::Thread)?;
-
-        let input = ChunkInput {
-            chunks: summed_out,
-            free: free_in,
-            current: None,
-            at: 0,
-            failed: false,
-            blob_bytes: &blob_bytes,
-            reported: 0,
-            control,
-        };
-        let mut tar = Reader::new(input, Content::LayerTar);
-        let applied = apply(&mut tar, root);
-        let mut input = tar.into_input();
-        // A stream that makes no sense is read on: its digest tells damage from malice.
-        let to_check = match &applied {
-            Ok(_) => true,
-            Err(ImageError::BadTar { .. } | ImageError::Truncated { .. }) => !input.failed,
-            Err(_) => false,
-        };
-        let drained = if to_check { input.drain() } else { Ok(()) };
-        // The threads end when their channels do.
-        drop(input);
-        let tar_sum = join(summing.join());
-        let blob_sum = join(reading.join());
-        if to_check {
-            drained?;
-            // An uncompressed blob is the tar, and summed once.
-            check(
-                Content::LayerBlob,
-                promise.blob,
-                blob_sum.unwrap_or(tar_sum),
-            )?;
-            check(Content::LayerTar, Some(promise.diff_id), tar_sum)?;
-        }
-        applied.map(|applied| Applied {
-            tar_bytes: tar_sum.len,
-            ..applied
+        Ok(Self {
+            promise,
+            chunks,
+            free,
+            blob_bytes,
+            reading,
+            summing,
         })
-    })
+    }
+
+    /// Applies the layer as [`apply_layer_recorded`] does; `open` opens it once more, where that is needed.
+    pub(super) fn apply_recorded<B: Read + Send>(
+        self,
+        open: impl Fn() -> Result<B, ImageError>,
+        root: BorrowedFd<'_>,
+        control: &Control<'_>,
+        split: &File,
+    ) -> Result<Applied, ImageError> {
+        let promise = self.promise;
+        let applied = self.through(control, Some(split), |tar| apply(tar, root))?;
+        if applied.displaced {
+            let quiet = control.without_progress();
+            begun(open()?, promise, |stream| {
+                stream.through(&quiet, Some(split), |tar| {
+                    recheck(tar, root).map(|()| Applied::default())
+                })
+            })?;
+        }
+        Ok(applied)
+    }
+
+    /// Has `work` read the tar, and checks what it was promised to be.
+    fn through(
+        self,
+        control: &Control<'_>,
+        split: Option<&File>,
+        work: impl FnOnce(&mut Reader<Recorder<ChunkInput<'_, '_>>>) -> Result<Applied, ImageError>,
+    ) -> Result<Applied, ImageError> {
+        let promise = self.promise;
+        thread::scope(|scope| {
+            let (sink, compressing) = match split {
+                None => (None, None),
+                Some(file) => {
+                    let (out, batches) = sync_channel(NR_BATCHES);
+                    let thread = thread::Builder::new()
+                        .name("layer-split".to_owned())
+                        .spawn_scoped(scope, move || compress(file, promise.diff_id, &batches))
+                        .map_err(ImageError::Thread)?;
+                    (Some(Sink::new(out)), Some(thread))
+                }
+            };
+
+            let input = ChunkInput {
+                chunks: self.chunks,
+                free: self.free,
+                current: None,
+                at: 0,
+                failed: false,
+                blob_bytes: &self.blob_bytes,
+                reported: 0,
+                control,
+            };
+            let mut tar = Reader::new(Recorder::new(input, sink), Content::LayerTar);
+            let applied = work(&mut tar);
+            let mut input = tar.into_input();
+            // A stream that makes no sense is read on: its digest tells damage from malice.
+            let to_check = match &applied {
+                Ok(_) => true,
+                Err(ImageError::BadTar { .. } | ImageError::Truncated { .. }) => {
+                    !input.inner().failed
+                }
+                Err(_) => false,
+            };
+            let drained = if to_check { input.drain() } else { Ok(()) };
+            input.end();
+            // The threads end when their channels do.
+            drop(input);
+            let tar_sum = join(self.summing.join());
+            let blob_sum = join(self.reading.join());
+            if let Some(compressing) = compressing {
+                join(compressing.join()).map_err(ImageError::Split)?;
+            }
+            if to_check {
+                drained?;
+                // An uncompressed blob is the tar, and summed once.
+                check(
+                    Content::LayerBlob,
+                    promise.blob,
+                    blob_sum.unwrap_or(tar_sum),
+                )?;
+                check(Content::LayerTar, Some(promise.diff_id), tar_sum)?;
+            }
+            applied.map(|applied| Applied {
+                tar_bytes: tar_sum.len,
+                ..applied
+            })
+        })
+    }
 }
 
 fn check(what: Content, expected: Option<Digest>, found: Summed) -> Result<(), ImageError> {
@@ -180,12 +318,12 @@ fn join<T>(result: thread::Result<T>) -> T {
 }
 
 /// Counts for the progress what another thread reads.
-struct Counted<'a, R> {
+struct Counted<R> {
     inner: R,
-    count: &'a AtomicU64,
+    count: Arc<AtomicU64>,
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         self.count
@@ -249,6 +387,7 @@ fn decompress(
     };
     let mut offset = 0_u64;
     while let Ok(mut buffer) = free.recv() {
+        buffer.resize(BUFFER, 0);
         let mut len = 0_usize;
         let mut failure = None;
         let mut at_end = false;
@@ -333,16 +472,6 @@ impl ChunkInput<'_, '_> {
         let read = self.blob_bytes.load(Ordering::Relaxed);
         self.control.report(read.saturating_sub(self.reported));
         self.reported = read;
-    }
-
-    fn drain(&mut self) -> Result<(), ImageError> {
-        loop {
-            let n = self.fill()?.len();
-            if n == 0 {
-                return Ok(());
-            }
-            self.consume(n);
-        }
     }
 }
 

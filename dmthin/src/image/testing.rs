@@ -12,6 +12,7 @@ use std::path::Path;
 use super::control::Control;
 use super::digest::digest_of;
 use super::layer::{Compression, Promise, apply_layer};
+use super::tarball::Input;
 use super::{Applied, ImageError};
 
 pub(super) fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
@@ -189,5 +190,18 @@ pub(super) fn compressed(compression: Compression, bytes: &[u8]) -> Vec<u8> {
             encoder.finish().unwrap()
         }
         Compression::Zstd => zstd::encode_all(bytes, 1).unwrap(),
+    }
+}
+
+/// Bytes in memory as a source of a tar.
+pub(super) struct Slice<'a>(pub(super) &'a [u8]);
+
+impl Input for Slice<'_> {
+    fn fill(&mut self) -> Result<&[u8], ImageError> {
+        Ok(self.0)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.0 = self.0.get(n..).unwrap();
     }
 }

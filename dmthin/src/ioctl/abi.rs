@@ -96,7 +96,7 @@ pub(super) const DM_NAME_LIST_FLAG_HAS_UUID: u32 = 1;
 
 /// A command of the dm control node, by its number in `enum` of `dm-ioctl.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Version,
     ListDevices,
     DevCreate,

@@ -1,13 +1,15 @@
 //! Block devices: sizes, discard, exclusive use.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use crate::ioctl::error::IoctlError;
+use crate::ioctl::kernel::stand_in;
 use crate::ioctl::raw;
 use crate::units::Bytes;
 
@@ -117,13 +119,47 @@ pub fn open_direct(path: &Path) -> Result<File, IoctlError> {
     open(path, Access::ReadOnly, libc::O_DIRECT)
 }
 
+/// As [`open_direct`], for writing too.
+///
+/// # Errors
+/// As of [`open_direct`].
+pub fn open_direct_to_write(path: &Path) -> Result<File, IoctlError> {
+    open(path, Access::ReadWrite, libc::O_DIRECT)
+}
+
+/// Writes to a device that was opened for that past the page cache.
+///
+/// # Errors
+/// Where not all of it could be written.
+pub(crate) fn write_direct(device: &File, at: Bytes, bytes: &[u8]) -> io::Result<()> {
+    match stand_in() {
+        Some(kernel) => Ok(kernel.write(device, at.get(), bytes)?),
+        None => device.write_all_at(bytes, at.get()),
+    }
+}
+
+/// Has what was written to a device be on its disk.
+///
+/// # Errors
+/// Where it cannot be, or something that was written before could not.
+pub(crate) fn flush(device: &File) -> io::Result<()> {
+    match stand_in() {
+        Some(kernel) => Ok(kernel.flush(device)?),
+        None => device.sync_all(),
+    }
+}
+
 /// Opens a block device beside others that have it open.
 pub(super) fn open(path: &Path, access: Access, flags: i32) -> Result<File, IoctlError> {
-    let result = OpenOptions::new()
-        .read(true)
-        .write(access == Access::ReadWrite)
-        .custom_flags(libc::O_CLOEXEC | flags)
-        .open(path);
+    let write = access == Access::ReadWrite;
+    let result = match stand_in() {
+        Some(kernel) => kernel.open(path, write, flags),
+        None => OpenOptions::new()
+            .read(true)
+            .write(write)
+            .custom_flags(libc::O_CLOEXEC | flags)
+            .open(path),
+    };
     result.map_err(|error| {
         let path = path.to_owned();
         match Errno::from_io_error(&error).unwrap_or(Errno::IO) {

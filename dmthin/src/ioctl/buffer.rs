@@ -146,10 +146,10 @@ impl Request {
         }
     }
 
-    /// Fills the buffer with header, payload and zeroes.
+    /// Puts header and payload into a buffer of zeroes.
     fn fill(&self, words: &mut [u64]) {
         let mut bytes = self.header.iter().chain(&self.payload).copied();
-        for word in words {
+        for word in words.iter_mut().take(self.len().div_ceil(size_of::<u64>())) {
             let mut eight = [0; 8];
             for (to, from) in eight.iter_mut().zip(bytes.by_ref()) {
                 *to = from;
@@ -227,13 +227,13 @@ pub(super) struct Reply {
 
 impl Reply {
     fn new(request: &Request, result: i32, words: &[u64]) -> Self {
-        let mut view = View(words.iter().flat_map(|word| word.to_ne_bytes()).collect());
+        let head = View::of_words(words, size_of::<DmIoctl>());
         // A command without payload reports less than the header's size: the header is ours.
-        let claimed = view
+        let claimed = head
             .u32("the reply's length", offset_of!(DmIoctl, data_size))
             .map_or(0, to_usize)
             .max(size_of::<DmIoctl>());
-        view.0.truncate(claimed);
+        let view = View::of_words(words, claimed);
         Self {
             command: request.command.name(),
             device: request.device.clone(),
@@ -277,8 +277,16 @@ pub(super) struct View(Vec<u8>);
 
 impl View {
     /// A view on given bytes.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, fuzzing, feature = "test-util"))]
     pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// A view on the first bytes of a buffer.
+    pub(super) fn of_words(words: &[u64], len: usize) -> Self {
+        let words = words.iter().take(len.div_ceil(size_of::<u64>()));
+        let mut bytes: Vec<u8> = words.flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.truncate(len);
         Self(bytes)
     }
 
@@ -353,6 +361,12 @@ impl View {
             });
         }
         Ok(at)
+    }
+
+    /// The bytes from a place on.
+    #[cfg(feature = "test-util")]
+    pub(super) fn bytes_from(&self, at: usize) -> &[u8] {
+        self.0.get(at..).unwrap_or_default()
     }
 
     /// How many bytes there are.

@@ -9,7 +9,6 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -22,7 +21,8 @@ use crate::ids::DevNo;
 use crate::ioctl::abi;
 use crate::ioctl::blkdev::{self, Access};
 use crate::ioctl::error::IoctlError;
-use crate::ioctl::node::ensure_block_node;
+use crate::ioctl::kernel::place;
+use crate::ioctl::node::{block_device, ensure_block_node};
 use crate::ioctl::raw;
 use crate::units::Bytes;
 
@@ -283,7 +283,7 @@ pub fn find_loops(id: FileId) -> Result<Vec<LoopDevice>, IoctlError> {
 /// # Errors
 /// As [`find_loops`].
 pub fn attached_loops() -> Result<Vec<(LoopDevice, LoopInfo)>, IoctlError> {
-    let block = Path::new("/sys/block");
+    let block = &place("/sys/block");
     let entries = fs::read_dir(block).map_err(|error| std_io("list", block, &error))?;
     let mut numbers: Vec<i32> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -335,7 +335,7 @@ fn is_gone(error: &IoctlError) -> bool {
 }
 
 fn open_control() -> Result<File, IoctlError> {
-    let path = Path::new(LOOP_CONTROL);
+    let path = &place(LOOP_CONTROL);
     let no_loop = || IoctlError::NoLoop {
         path: path.to_owned(),
     };
@@ -363,7 +363,7 @@ fn open_control() -> Result<File, IoctlError> {
 
 /// Opens a loop device by number, its node made where nobody made it.
 fn open_device(number: i32, read_only: bool) -> Result<LoopDevice, IoctlError> {
-    let path = PathBuf::from(format!("/dev/loop{number}"));
+    let path = place(format!("/dev/loop{number}"));
     let dev = dev_of(number)?;
     ensure_block_node(&path, dev)?;
     let access = if read_only {
@@ -375,19 +375,22 @@ fn open_device(number: i32, read_only: bool) -> Result<LoopDevice, IoctlError> {
     let stat = file
         .metadata()
         .map_err(|error| std_io("look at", &path, &error))?;
-    if !stat.file_type().is_block_device() || DevNo::from_dev_t(stat.rdev()) != dev {
-        return Err(IoctlError::WrongNode {
+    match block_device(&stat) {
+        Some(found) if found == dev => Ok(LoopDevice { dev, path, file }),
+        found => Err(IoctlError::WrongNode {
             path,
             expected: dev,
-            found: format!("device {}", DevNo::from_dev_t(stat.rdev())),
-        });
+            found: found.map_or_else(
+                || "no block device".to_owned(),
+                |found| format!("device {found}"),
+            ),
+        }),
     }
-    Ok(LoopDevice { dev, path, file })
 }
 
 /// A loop device's number, which with partitions (`max_part`) is not its minor.
 fn dev_of(number: i32) -> Result<DevNo, IoctlError> {
-    let path = PathBuf::from(format!("/sys/block/loop{number}/dev"));
+    let path = place(format!("/sys/block/loop{number}/dev"));
     match fs::read_to_string(&path) {
         Ok(text) => text
             .trim()

@@ -14,28 +14,36 @@ mod error;
 mod fsctl;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod kernel;
 mod lock;
 mod loopdev;
 mod node;
 mod raw;
 mod reply;
 mod semaphore;
+#[cfg(feature = "test-util")]
+pub(crate) mod wire;
 
 pub use blkdev::{
-    Access, discard, is_read_only, logical_block_size, open_direct, open_exclusive,
-    physical_block_size, size,
+    Access, discard, is_read_only, logical_block_size, open_direct, open_direct_to_write,
+    open_exclusive, physical_block_size, size,
 };
+pub(crate) use blkdev::{flush, write_direct};
 pub use buffer::DevId;
 pub use control::{
     Control, Cookie, DEV_MAPPER, Deferred, Flush, Removed, RemovedWhen, SuspendFlags,
 };
 pub use error::{IoctlError, ReplyError};
 pub use fsctl::{XfsGeometry, freeze, resize_ext4, resize_xfs, thaw, trim, xfs_geometry};
+#[cfg(feature = "test-util")]
+pub(crate) use kernel::{StandIn, stand_in_for};
+pub(crate) use kernel::{place, stand_in};
 pub use lock::{LockByte, LockFile, LockGuard, LockMode};
 pub use loopdev::{
     Detached, FileId, LoopDevice, LoopInfo, LoopOptions, attach_loop, attached_loops, find_loops,
 };
-pub use node::{ensure_block_node, node_dev};
+pub(crate) use node::block_device;
+pub use node::{ensure_block_node, node_by_number, node_dev};
 pub use reply::{DeviceInfo, DmVersion, EventNr, ListedDevice, TargetLine, TargetVersion};
 pub use rustix::io::Errno;
 pub use semaphore::Semaphore;

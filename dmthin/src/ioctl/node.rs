@@ -1,14 +1,32 @@
 //! Device nodes: what device a node is, and making one where no udev does.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 
 use crate::ids::DevNo;
 use crate::ioctl::error::IoctlError;
+use crate::ioctl::kernel::stand_in;
+
+/// The block device that what was looked at is, if it is one.
+pub(crate) fn block_device(found: &Metadata) -> Option<DevNo> {
+    if let Some(kernel) = stand_in() {
+        return kernel.block_device(found);
+    }
+    let is_one = found.file_type().is_block_device();
+    is_one.then(|| DevNo::from_dev_t(found.rdev()))
+}
+
+fn make_block_node(path: &Path, dev: DevNo) -> Result<(), Errno> {
+    if let Some(kernel) = stand_in() {
+        return kernel.make_node(path, dev);
+    }
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP;
+    rustix::fs::mknodat(CWD, path, FileType::BlockDevice, mode, dev.to_dev_t())
+}
 
 /// The block device that a path leads to, links followed; `None` where there is nothing.
 ///
@@ -21,15 +39,26 @@ pub fn node_dev(path: &Path) -> Result<Option<DevNo>, IoctlError> {
         errno,
     };
     match fs::metadata(path) {
-        Ok(found) if found.file_type().is_block_device() => {
-            Ok(Some(DevNo::from_dev_t(found.rdev())))
-        }
-        Ok(_) => Err(error(Errno::NOTBLK)),
+        Ok(found) => match block_device(&found) {
+            Some(dev) => Ok(Some(dev)),
+            None => Err(error(Errno::NOTBLK)),
+        },
         Err(found) => match Errno::from_io_error(&found) {
             Some(Errno::NOENT) => Ok(None),
             errno => Err(error(errno.unwrap_or(Errno::IO))),
         },
     }
+}
+
+/// Where the kernel wants the node of a block device, dm devices aside, which it calls otherwise than everybody
+/// else; `None` where it has no such device.
+#[must_use]
+pub fn node_by_number(dev: DevNo) -> Option<PathBuf> {
+    let told = fs::read_to_string(format!("/sys/dev/block/{dev}/uevent")).ok()?;
+    let name = told
+        .lines()
+        .find_map(|line| line.strip_prefix("DEVNAME="))?;
+    Some(Path::new("/dev").join(name))
 }
 
 /// Makes the block device node of a device, mode 0660, where there is none; says whether it did.
@@ -38,9 +67,7 @@ pub fn node_dev(path: &Path) -> Result<Option<DevNo>, IoctlError> {
 /// # Errors
 /// [`IoctlError::WrongNode`] for something else in its place, [`IoctlError::Io`].
 pub fn ensure_block_node(path: &Path, dev: DevNo) -> Result<bool, IoctlError> {
-    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP;
-    let made = rustix::fs::mknodat(CWD, path, FileType::BlockDevice, mode, dev.to_dev_t());
-    let made = match made {
+    let made = match make_block_node(path, dev) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         Err(errno) => {

@@ -7,6 +7,7 @@
     reason = "the kernel boundary; every other file forbids it"
 )]
 
+use std::any::Any;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 
 use crate::ioctl::abi;
+use crate::ioctl::kernel::stand_in;
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -31,7 +33,7 @@ pub(super) unsafe trait Operation {
     /// The request number.
     const OPCODE: Opcode;
     /// What the pointer points to; `()` where the driver ignores it.
-    type Arg;
+    type Arg: Any;
 }
 
 macro_rules! operations {
@@ -110,6 +112,9 @@ unsafe impl Ioctl for Call {
 
 /// Performs an operation on a file and gives the call's result.
 pub(super) fn operate<O: Operation>(fd: impl AsFd, arg: &mut O::Arg) -> Result<IoctlOutput> {
+    if let Some(kernel) = stand_in() {
+        return kernel.ioctl(fd.as_fd(), O::OPCODE, arg);
+    }
     let call = Call {
         opcode: O::OPCODE,
         arg: ptr::from_mut(arg).cast(),
@@ -136,6 +141,9 @@ pub(super) fn dm(
     let [a, b, c, d, ..] = word.to_ne_bytes();
     let [e, f, g, h] = bytes.to_ne_bytes();
     *word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    if let Some(kernel) = stand_in() {
+        return kernel.dm(command, words);
+    }
     let call = Call {
         opcode: command.opcode(),
         arg: words.as_mut_ptr().cast(),
@@ -158,8 +166,9 @@ struct SemBuf {
     sem_flg: i16,
 }
 
-/// `SETVAL` and `GETVAL` of `include/uapi/linux/sem.h`.
+/// `SETVAL`, `GETVAL` and `GETPID` of `include/uapi/linux/sem.h`.
 const SETVAL: i32 = 16;
+const GETPID: i32 = 11;
 const GETVAL: i32 = 12;
 
 fn from_syscall(result: libc::c_long) -> Result<i32> {
@@ -169,11 +178,11 @@ fn from_syscall(result: libc::c_long) -> Result<i32> {
     i32::try_from(result).map_err(|_| Errno::OVERFLOW)
 }
 
-/// Makes a set of one semaphore for a key that has none yet.
-pub(super) fn sem_create(key: u32) -> Result<i32> {
+/// Makes a set of so many semaphores for a key that has none yet.
+pub(super) fn sem_create(key: u32, count: i32) -> Result<i32> {
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
     // SAFETY: semget takes three integers and touches no memory of ours.
-    from_syscall(unsafe { libc::syscall(libc::SYS_semget, key, 1, flags) })
+    from_syscall(unsafe { libc::syscall(libc::SYS_semget, key, count, flags) })
 }
 
 /// The id of a key's semaphore.
@@ -182,11 +191,17 @@ pub(super) fn sem_open(key: u32) -> Result<i32> {
     from_syscall(unsafe { libc::syscall(libc::SYS_semget, key, 1, 0) })
 }
 
-/// Sets a semaphore's value.
-pub(super) fn sem_set(id: i32, value: u16) -> Result<()> {
+/// Sets the value of one semaphore of a set.
+pub(super) fn sem_set(id: i32, number: i32, value: u16) -> Result<()> {
     let value = libc::c_long::from(value);
     // SAFETY: SETVAL takes its argument by value and touches no memory of ours.
-    from_syscall(unsafe { libc::syscall(libc::SYS_semctl, id, 0, SETVAL, value) }).map(drop)
+    from_syscall(unsafe { libc::syscall(libc::SYS_semctl, id, number, SETVAL, value) }).map(drop)
+}
+
+/// Who changed one semaphore of a set last: a process of our namespace, or 0.
+pub(super) fn sem_changed_by(id: i32, number: i32) -> Result<i32> {
+    // SAFETY: GETPID takes no fourth argument and touches no memory of ours.
+    from_syscall(unsafe { libc::syscall(libc::SYS_semctl, id, number, GETPID, 0) })
 }
 
 /// A semaphore's value.

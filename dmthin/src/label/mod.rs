@@ -23,6 +23,8 @@
 //! one with the higher sequence counts.
 
 mod copy;
+mod mirror;
+mod rows;
 
 use std::fs::File;
 use std::io;
@@ -33,6 +35,11 @@ use crate::ids::{PoolName, PoolUuid};
 use crate::units::{BlockSize, Bytes};
 
 pub use copy::{CatalogueCopy, CopyError, read_copy, write_copy};
+pub use mirror::{
+    HALF_AT, HALF_LEN, HalfHeader, LOG_ROOM, LogBlock, MIRROR_BLOCK, MIRROR_SIZE, MirrorError,
+    Nonce, Replayed, mirror_of, mirror_superblock, rows_checksum,
+};
+pub use rows::{Record, Value};
 
 /// What a label begins with.
 pub const MAGIC: &[u8; 8] = b"DMTHINLB";

@@ -2,9 +2,10 @@
 
 use rusqlite::Connection;
 
-use crate::store::catalogue::{Catalogue, Durability};
+use crate::store::catalogue::Catalogue;
+use crate::store::connection::Durability;
 use crate::store::error::{Outcome, StoreError};
-use crate::store::pool::take_thin_id;
+use crate::store::pool::{take_back_thin_id, take_thin_id};
 use crate::store::record::BallastRecord;
 use crate::store::row::{self, Cells, to_sql};
 use crate::store::state::BallastState;
@@ -68,6 +69,20 @@ impl Catalogue {
                 Ok(BallastRecord { state: to, ..found })
             }
             _ => Err(StoreError::BallastNotFound.into()),
+        })
+    }
+
+    /// Forgets a ballast whose thin id is another's, as [`disown`](Self::disown) does of a volume.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn disown_ballast(&self) -> Result<(), StoreError> {
+        self.changes().stop();
+        self.write(Durability::Durable, |db| {
+            if let Some(ballast) = select(db)? {
+                take_back_thin_id(db, ballast.thin_id)?;
+            }
+            row::run(db, "DELETE FROM ballast", ())
         })
     }
 

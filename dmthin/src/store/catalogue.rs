@@ -6,56 +6,35 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 use rustix::fs::{CWD, RenameFlags};
 
+use crate::store::connection::{self, Connections, Durability, connect};
 use crate::store::error::{Corruption, CorruptionKind, Fault, Outcome, StoreError};
 use crate::store::record::{MovedPool, NewPool};
+use crate::store::rows::Changes;
 use crate::store::schema::{self, Format};
 use crate::store::{containers, images, layers, pool, removals, row};
-
-/// How long a writer waits for another process's write. A write takes one or two flushes of the
-/// disk, so a machine this slow has other troubles.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pages in the WAL after which a commit copies them into the file. The first process to open a
-/// catalogue reads all of the WAL, so it is kept to about 1 MiB.
-const WAL_PAGES: u32 = 256;
-
-/// Statements kept prepared: more than there are.
-const STATEMENTS: usize = 64;
-
-/// Whether a commit waits for the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Durability {
-    /// On the disk when the call returns.
-    Durable,
-    /// In order after all earlier commits, and on the disk with the next durable one. A power cut
-    /// before that loses it; a crash of the process does not.
-    Lazy,
-}
 
 /// An open catalogue. Every verb is one transaction; clones of it do not exist, share it by
 /// reference between threads.
 #[derive(Debug)]
 pub struct Catalogue {
     path: PathBuf,
-    db: Mutex<Connection>,
+    connections: Connections,
     // Since the last copy was taken of it.
     written: AtomicBool,
+    changes: Changes,
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)
 }
 
-fn io_error(what: &'static str, path: &Path, source: io::Error) -> StoreError {
+pub(super) fn io_error(what: &'static str, path: &Path, source: io::Error) -> StoreError {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace { path },
@@ -63,7 +42,7 @@ fn io_error(what: &'static str, path: &Path, source: io::Error) -> StoreError {
     }
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(io_error("remove", path, error))
@@ -72,7 +51,7 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn sync(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(|error| io_error("flush", path, error))
@@ -86,22 +65,20 @@ fn sync_directory_of(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn connect(path: &Path) -> Outcome<Connection> {
-    // Without CREATE: opening never makes a catalogue. Without URI: a path is a path.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags)?;
-    db.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Else a value bound anew has the planner look at a kept statement anew.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    db.busy_timeout(BUSY_TIMEOUT)?;
-    db.pragma_update(None, "foreign_keys", true)?;
-    db.pragma_update(None, "trusted_schema", false)?;
-    db.pragma_update(None, "cell_size_check", true)?;
-    Ok(db)
+/// Renames a file to a name that nothing has.
+fn rename_new(draft: &Path, path: &Path) -> Result<(), StoreError> {
+    rustix::fs::renameat_with(CWD, draft, CWD, path, RenameFlags::NOREPLACE).map_err(|errno| {
+        match errno {
+            rustix::io::Errno::EXIST => StoreError::CatalogueExists {
+                path: path.to_owned(),
+            },
+            errno => io_error("create", path, errno.into()),
+        }
+    })
 }
 
 /// An empty file for nobody but its owner, in place of whatever was there.
-fn empty_file(path: &Path) -> Result<(), StoreError> {
+pub(super) fn empty_file(path: &Path) -> Result<(), StoreError> {
     remove(path)?;
     OpenOptions::new()
         .write(true)
@@ -124,6 +101,7 @@ fn fill_from_copy(path: &Path, moved: &MovedPool) -> Outcome<()> {
         }
         .into());
     }
+    db.pragma_update(None, "foreign_keys", false)?;
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     schema::migrate(&tx, schema::STEPS)?;
     pool::set_moved(&tx, moved)?;
@@ -178,11 +156,10 @@ impl Catalogue {
 
     /// Fills a file beside `path`, which is then renamed.
     fn place(path: &Path, fill: impl FnOnce(&Path) -> Outcome<()>) -> Result<Self, StoreError> {
-        let exists = || StoreError::CatalogueExists {
-            path: path.to_owned(),
-        };
         if fs::symlink_metadata(path).is_ok() {
-            return Err(exists());
+            return Err(StoreError::CatalogueExists {
+                path: path.to_owned(),
+            });
         }
         let draft = beside(path, ".new");
         let made = empty_file(&draft)
@@ -191,14 +168,7 @@ impl Catalogue {
             // A WAL left by an earlier catalogue of this name would be taken for this one's.
             .and_then(|()| remove(&beside(path, "-wal")))
             .and_then(|()| remove(&beside(path, "-shm")))
-            .and_then(|()| {
-                rustix::fs::renameat_with(CWD, &draft, CWD, path, RenameFlags::NOREPLACE).map_err(
-                    |errno| match errno {
-                        rustix::io::Errno::EXIST => exists(),
-                        errno => io_error("create", path, errno.into()),
-                    },
-                )
-            })
+            .and_then(|()| rename_new(&draft, path))
             .and_then(|()| sync_directory_of(path));
         match made {
             Ok(()) => Self::open(path),
@@ -208,6 +178,15 @@ impl Catalogue {
                 Err(error)
             }
         }
+    }
+
+    /// Has a file that [`Rebuilding::write`](super::Rebuilding::write) made be the catalogue at `path`, where
+    /// there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::CatalogueExists`], [`StoreError::Io`].
+    pub fn place_draft(path: &Path, draft: &Path) -> Result<(), StoreError> {
+        rename_new(draft, path).and_then(|()| sync_directory_of(path))
     }
 
     /// Whether something was written by way of this one since it was opened, or since the last call of
@@ -230,15 +209,16 @@ impl Catalogue {
         let text = scratch.to_str().ok_or_else(|| StoreError::PathNotUtf8 {
             path: scratch.clone(),
         })?;
-        let copied = {
-            let db = self.lock();
+        let copy = || -> Outcome<()> {
+            let db = connection::attach(&self.path)?;
             // Whatever becomes of the file, it is read here and now.
-            db.pragma_update(None, "synchronous", "OFF")
-                .and_then(|()| db.execute("VACUUM INTO ?1", [text]))
-                .map_err(|error| Fault::from(error).at(&scratch))
+            db.pragma_update(None, "synchronous", "OFF")?;
+            db.execute("VACUUM INTO ?1", [text])?;
+            Ok(())
         };
-        let content = copied
-            .and_then(|_| fs::read(&scratch).map_err(|error| io_error("read", &scratch, error)));
+        let content = copy()
+            .map_err(|fault| fault.at(&scratch))
+            .and_then(|()| fs::read(&scratch).map_err(|error| io_error("read", &scratch, error)));
         remove(&scratch)?;
         content
     }
@@ -267,16 +247,39 @@ impl Catalogue {
                 corruption: Corruption(CorruptionKind::NotAFile),
             });
         }
-        let (db, format) = Self::attach(path).map_err(|fault| fault.at(path))?;
+        // The engine takes it for a new one, and would delete the WAL, which may be all that is left.
+        if found.len() == 0 {
+            return Err(StoreError::Corrupt {
+                path: path.to_owned(),
+                corruption: Corruption(CorruptionKind::NotACatalogue { application_id: 0 }),
+            });
+        }
+        let changes = Changes::default();
+        let attach = || {
+            let mut db = connection::attach(path)?;
+            let format = schema::format(&db, schema::STEPS)?;
+            changes.watch(&mut db)?;
+            Ok((db, format))
+        };
+        let (db, format) = attach().map_err(|fault: Fault| fault.at(path))?;
         let catalogue = Self {
             path: path.to_owned(),
-            db: Mutex::new(db),
+            connections: Connections::new(path, db, changes.clone()),
             written: AtomicBool::new(false),
+            changes,
         };
         match format {
             Format::Current => {}
             Format::Older => {
+                // Else a table that is made anew takes along what refers to it.
+                let check_keys = |on: bool| {
+                    let db = &catalogue.connections.writer().db;
+                    db.pragma_update(None, "foreign_keys", on)
+                        .map_err(|error| Fault::from(error).at(path))
+                };
+                check_keys(false)?;
                 catalogue.write(Durability::Durable, |db| schema::migrate(db, schema::STEPS))?;
+                check_keys(true)?;
             }
             Format::Newer(found) => {
                 return Err(StoreError::NewerFormat {
@@ -289,15 +292,6 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    fn attach(path: &Path) -> Outcome<(Connection, Format)> {
-        let db = connect(path)?;
-        let format = schema::format(&db, schema::STEPS)?;
-        db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
-        // A short command would pay two flushes of the disk for an empty WAL at its end.
-        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        Ok((db, format))
-    }
-
     /// Deletes the catalogue at `path` with its WAL. Idempotent. The caller holds the pool's lock
     /// and has closed the catalogue.
     ///
@@ -305,7 +299,14 @@ impl Catalogue {
     /// [`StoreError::Io`].
     pub fn delete(path: impl AsRef<Path>) -> Result<(), StoreError> {
         let path = path.as_ref();
-        for suffix in ["", "-wal", "-shm", ".new", ".copy"] {
+        // Its WAL must not outlive it under its name: that would be a catalogue that was lost.
+        match fs::rename(path, beside(path, ".new")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", path, error));
+            }
+            _ => {}
+        }
+        for suffix in ["-wal", "-shm", ".copy", ".new"] {
             remove(&beside(path, suffix))?;
         }
         sync_directory_of(path)
@@ -350,47 +351,33 @@ impl Catalogue {
         })
     }
 
-    /// A panic of another thread rolled its transaction back, so the connection is sound.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
-    /// Runs `body` on one consistent view.
+    #[cfg(test)]
+    pub(super) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// Runs `body` on one consistent view. Waits for nobody who writes.
     pub(super) fn read<T>(
         &self,
         body: impl FnOnce(&Connection) -> Outcome<T>,
     ) -> Result<T, StoreError> {
-        let mut db = self.lock();
-        let run = || -> Outcome<T> {
-            let tx = db.transaction_with_behavior(TransactionBehavior::Deferred)?;
-            body(&tx)
-        };
-        run().map_err(|fault| fault.at(&self.path))
+        let value = self.connections.read(body);
+        value.map_err(|fault| fault.at(&self.path))
     }
 
-    /// Runs `body` as one write transaction. An error in it, or in the commit, undoes all of it.
+    /// Runs `body` as one write. An error in it, or in the commit, undoes all of it.
     pub(super) fn write<T>(
         &self,
         durability: Durability,
         body: impl FnOnce(&Connection) -> Outcome<T>,
     ) -> Result<T, StoreError> {
-        let mut db = self.lock();
-        let run = || -> Outcome<T> {
-            // Set each time, for it cannot be set inside the transaction it is for.
-            db.pragma_update(
-                None,
-                "synchronous",
-                match durability {
-                    Durability::Durable => "FULL",
-                    Durability::Lazy => "NORMAL",
-                },
-            )?;
-            let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let value = body(&tx)?;
-            tx.commit()?;
-            self.written.store(true, Ordering::SeqCst);
-            Ok(value)
-        };
-        run().map_err(|fault| fault.at(&self.path))
+        let value = self.connections.write(durability, body);
+        let value = value.map_err(|fault| fault.at(&self.path))?;
+        self.written.store(true, Ordering::SeqCst);
+        Ok(value)
     }
 }

@@ -1,9 +1,10 @@
 //! Containers: names of writable volumes.
 
-use rusqlite::{Connection, Row, named_params};
+use rusqlite::{Connection, Params, Row, named_params};
 
 use crate::ids::{ContainerName, ImageId, VolumeKind};
-use crate::store::catalogue::{Catalogue, Durability};
+use crate::store::catalogue::Catalogue;
+use crate::store::connection::Durability;
 use crate::store::error::{Outcome, StoreError};
 use crate::store::images;
 use crate::store::pool;
@@ -30,7 +31,17 @@ fn joined(rest: &str) -> String {
 }
 
 pub(super) fn all(db: &Connection) -> Outcome<Vec<ContainerRecord>> {
-    row::all(db, &joined("ORDER BY containers.name"), (), container)
+    matching(db, "", ())
+}
+
+/// Those whose row and whose volume's row are such, by name.
+pub(super) fn matching(
+    db: &Connection,
+    rows: &str,
+    params: impl Params,
+) -> Outcome<Vec<ContainerRecord>> {
+    let sql = joined(&format!("{rows} ORDER BY containers.name"));
+    row::all(db, &sql, params, container)
 }
 
 /// The containers of an image, by name.
@@ -93,6 +104,38 @@ impl Catalogue {
                     ":name": new.name.as_str(),
                     ":image": images::image_key(new.image)?,
                     ":image_name": new.image_name,
+                },
+            )?;
+            Ok(volume)
+        })
+    }
+
+    /// Writes the intent of a container that is a snapshot of another one, which is as large and of the
+    /// same image. The name is taken from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::ContainerExists`], [`StoreError::VolumeNotReady`] for what it is made of,
+    /// [`StoreError::ContainerNotFound`], [`StoreError::ThinIdsSpent`],
+    /// [`StoreError::PoolDestroying`].
+    pub fn begin_fork(
+        &self,
+        of: &ContainerName,
+        name: &ContainerName,
+    ) -> Result<VolumeRecord, StoreError> {
+        self.write(Durability::Durable, |db| {
+            refuse_taken(db, name)?;
+            let of = require(db, of)?;
+            let origin = volumes::find_ready(db, of.volume.id)?;
+            let (fs, size) = (origin.fs, origin.size);
+            let volume = volumes::insert(db, VolumeKind::Container, Some(&origin), fs, size)?;
+            row::run(
+                db,
+                "INSERT INTO containers (volume, name, image, image_name)
+                 SELECT :volume, :name, image, image_name FROM containers WHERE volume = :origin",
+                named_params! {
+                    ":volume": volume_key(volume.id)?,
+                    ":name": name.as_str(),
+                    ":origin": volume_key(origin.id)?,
                 },
             )?;
             Ok(volume)

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use crate::ids::{ContainerName, Digest, IdError, ImageId, ImageRef, TransactionId, VolumeId};
+use crate::ids::{
+    ContainerName, Digest, IdError, ImageId, ImageRef, SnapshotName, TransactionId, VolumeId,
+    VolumeName, WritableName,
+};
 use crate::store::state::{PoolState, VolumeState};
 use crate::units::Bytes;
 
@@ -177,8 +180,8 @@ pub enum StoreError {
         /// That base.
         volume: VolumeId,
     },
-    /// All 2^24 thin ids of the pool were used once.
-    #[error("the pool's 2^24 thin device ids are spent: make a new pool and move there")]
+    /// All thin ids that the pool may give out were given out once.
+    #[error("the pool's thin device ids are spent")]
     ThinIdsSpent,
     /// There is a ballast already.
     #[error("the pool has a ballast already")]
@@ -238,6 +241,20 @@ pub enum StoreError {
         /// The images they fit.
         images: Vec<Digest>,
     },
+    /// No layer has these digits, and no image of that name has a layer.
+    #[error("there is no layer {name:?}, and no image of that name with one")]
+    LayerNotFound {
+        /// What was asked for.
+        name: String,
+    },
+    /// Several layers begin with these digits, or have one diff id.
+    #[error("{name:?} fits {} layers: write more digits, or one of their chain ids", layers.len())]
+    LayerAmbiguous {
+        /// The digits.
+        name: String,
+        /// The chain ids of those they fit.
+        layers: Vec<Digest>,
+    },
     /// The image has containers.
     #[error(
         "the image is in use by {}: remove them first",
@@ -293,6 +310,42 @@ pub enum StoreError {
         /// The name asked for.
         name: ContainerName,
     },
+    /// The name is taken.
+    #[error("there is a volume {name} already: choose another name or remove it")]
+    DataVolumeExists {
+        /// The name.
+        name: VolumeName,
+    },
+    /// There is no such data volume.
+    #[error("there is no volume {name}")]
+    DataVolumeNotFound {
+        /// The name asked for.
+        name: VolumeName,
+    },
+    /// The name is taken among the snapshots of one container or data volume.
+    #[error("{} {of} has a snapshot {name} already: choose another name or remove it", of.noun())]
+    SnapshotExists {
+        /// Whose.
+        of: WritableName,
+        /// The name.
+        name: SnapshotName,
+    },
+    /// There is no such snapshot of that container or data volume.
+    #[error("{} {of} has no snapshot {name}", of.noun())]
+    SnapshotNotFound {
+        /// Whose.
+        of: WritableName,
+        /// The name asked for.
+        name: SnapshotName,
+    },
+    /// A container or data volume whose snapshots would go with it.
+    #[error("{} {of} has {}: remove them first, or with it", of.noun(), snapshots_text(snapshots))]
+    HasSnapshots {
+        /// Which.
+        of: WritableName,
+        /// Those, the oldest first.
+        snapshots: Vec<SnapshotName>,
+    },
 }
 
 fn pending_text(pending: Option<TransactionId>) -> String {
@@ -317,6 +370,10 @@ fn list<T: fmt::Display>(what: &str, items: &[T]) -> String {
 
 fn containers_text(containers: &[ContainerName]) -> String {
     list("container", containers)
+}
+
+fn snapshots_text(snapshots: &[SnapshotName]) -> String {
+    list("snapshot", snapshots)
 }
 
 fn users_text(children: &[VolumeId], images: &[ImageId]) -> String {

@@ -1,14 +1,18 @@
 //! Images: a config, an ordered stack of sealed layers, and names.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rusqlite::{Connection, Row, named_params};
 
 use crate::ids::{Digest, ImageId, ImageRef, VolumeId};
-use crate::store::catalogue::{Catalogue, Durability};
+use crate::store::catalogue::Catalogue;
+use crate::store::connection::Durability;
 use crate::store::containers;
 use crate::store::error::{Outcome, StoreError};
 use crate::store::layers::{self, LAYER};
 use crate::store::record::{
-    AddedImage, ImageRecord, NewImage, RemovedImage, SealedLayer, VolumeRecord,
+    AddedImage, ContainerRecord, ImageRecord, LayerRecord, NewImage, RemovedImages, SealedLayer,
+    VolumeRecord,
 };
 use crate::store::removals::Promise;
 use crate::store::row::{self, Cells, VOLUME, to_sql, volume_key};
@@ -117,13 +121,13 @@ fn find_digits(db: &Connection, digits: &str) -> Outcome<Vec<ImageRecord>> {
     row::all(db, &sql, [digits], image)
 }
 
-fn digits_of(text: &str) -> Option<&str> {
+pub(super) fn digits_of(text: &str) -> Option<&str> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     (digits.len() >= LEAST_DIGITS && digits.bytes().all(is_hex)).then_some(digits)
 }
 
-fn find_text(db: &Connection, text: &str) -> Outcome<ImageRecord> {
+pub(super) fn find_text(db: &Connection, text: &str) -> Outcome<ImageRecord> {
     // What is no image name, or has no room for a tag, can still not be a name of an image.
     if let Ok(name) = ImageRef::new(text)
         && let Ok(name) = with_tag(&name)
@@ -202,27 +206,97 @@ fn insert(db: &Connection, new: &NewImage) -> Outcome<ImageId> {
     Ok(id.ok_or(rusqlite::Error::QueryReturnedNoRows)?)
 }
 
-/// An image that nobody uses, with the layers that nothing else needs, the topmost first.
-fn plan_removal(db: &Connection, id: ImageId) -> Outcome<RemovedImage> {
-    let image = find(db, id)?;
-    let containers = containers::of_image(db, image_key(id)?)?;
-    if !containers.is_empty() {
-        return Err(StoreError::ImageInUse { containers }.into());
-    }
-    let mut unneeded: Vec<VolumeRecord> = Vec::new();
-    for layer in layers(db, id)?.into_iter().rev() {
-        let (children, images) = volumes::users(db, &layer.volume)?;
-        let goes = |child: &VolumeId| unneeded.iter().any(|volume| volume.id == *child);
-        // Top down: a layer that stays keeps all below it, and so does a snapshot.
-        if images.iter().any(|user| *user != id) || !children.iter().all(goes) {
-            break;
+/// The layers that nothing needs once these images and containers are gone, the topmost first. Nobody
+/// else may use the images.
+fn unneeded(
+    db: &Connection,
+    images: &[ImageId],
+    containers: &[ContainerRecord],
+) -> Outcome<Vec<VolumeRecord>> {
+    let mut stacked = BTreeMap::new();
+    for id in images {
+        let mut left = containers::of_image(db, image_key(*id)?)?;
+        left.retain(|name| !containers.iter().any(|goes| goes.name == *name));
+        if !left.is_empty() {
+            return Err(StoreError::ImageInUse { containers: left }.into());
         }
-        unneeded.push(layer.volume);
+        for layer in layers(db, *id)? {
+            stacked.insert(layer.volume.id, layer.volume);
+        }
     }
-    Ok(RemovedImage {
-        image,
-        volumes: unneeded,
+    let mut gone: BTreeSet<VolumeId> = containers.iter().map(|c| c.volume.id).collect();
+    let mut unneeded = Vec::new();
+    // A layer is younger than the one it stands on, so that this goes top down: a layer that stays keeps
+    // all below it, and so does a snapshot.
+    for volume in stacked.into_values().rev() {
+        let (children, users) = volumes::users(db, &volume)?;
+        if users.iter().all(|user| images.contains(user))
+            && children.iter().all(|child| gone.contains(child))
+        {
+            gone.insert(volume.id);
+            unneeded.push(volume);
+        }
+    }
+    Ok(unneeded)
+}
+
+/// Images that nobody uses, with the layers that nothing else needs, the topmost first.
+fn plan_removal(db: &Connection, ids: &[ImageId]) -> Outcome<RemovedImages> {
+    let images = ids.iter().map(|id| find(db, *id)).collect::<Outcome<_>>()?;
+    Ok(RemovedImages {
+        images,
+        volumes: unneeded(db, ids, &[])?,
     })
+}
+
+fn remove(db: &Connection, ids: &[ImageId]) -> Outcome<RemovedImages> {
+    let mut removed = plan_removal(db, ids)?;
+    for id in ids {
+        row::run(db, "DELETE FROM images WHERE id = ?1", [image_key(*id)?])?;
+    }
+    for volume in &mut removed.volumes {
+        *volume = volumes::retire(db, volume, Promise::Final)?;
+    }
+    Ok(removed)
+}
+
+/// Gives an image a name, which is taken from the one that has it.
+fn set_name(db: &Connection, name: &ImageRef, image: ImageId) -> Outcome<()> {
+    row::run(
+        db,
+        "INSERT INTO refs (name, image) VALUES (?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET image = excluded.image",
+        (with_tag(name)?.as_str(), image_key(image)?),
+    )
+}
+
+fn add(db: &Connection, new: &NewImage) -> Outcome<AddedImage> {
+    check_stack(db, &new.layers)?;
+    let known = row::first(
+        db,
+        &format!("SELECT {IMAGE} FROM images WHERE config_digest = ?1"),
+        [new.config_digest.to_string()],
+        image,
+    )?;
+    let added = match known {
+        None => AddedImage::Created(insert(db, new)?),
+        Some(known) => {
+            let stack = layers(db, known.id)?;
+            if !stack
+                .iter()
+                .map(|layer| layer.volume.id)
+                .eq(new.layers.iter().copied())
+            {
+                let config_digest = new.config_digest;
+                return Err(StoreError::ImageDiffers { config_digest }.into());
+            }
+            AddedImage::Existing(known.id)
+        }
+    };
+    for name in &new.names {
+        set_name(db, name, added.id())?;
+    }
+    Ok(added)
 }
 
 impl Catalogue {
@@ -234,38 +308,25 @@ impl Catalogue {
     /// and [`StoreError::Lineage`] for a layer that does not belong there,
     /// [`StoreError::ImageDiffers`], [`StoreError::ImageName`].
     pub fn add_image(&self, new: &NewImage) -> Result<AddedImage, StoreError> {
+        self.write(Durability::Durable, |db| add(db, new))
+    }
+
+    /// As [`add_image`](Self::add_image), with a layer on top of `new.layers` that is
+    /// [sealed](Self::seal_layer) in the same transaction: there is no layer without its image.
+    ///
+    /// # Errors
+    /// Of both.
+    pub fn seal_image(
+        &self,
+        top: VolumeId,
+        layer: &LayerRecord,
+        new: &NewImage,
+    ) -> Result<AddedImage, StoreError> {
+        let mut new = new.clone();
+        new.layers.push(top);
         self.write(Durability::Durable, |db| {
-            check_stack(db, &new.layers)?;
-            let known = row::first(
-                db,
-                &format!("SELECT {IMAGE} FROM images WHERE config_digest = ?1"),
-                [new.config_digest.to_string()],
-                image,
-            )?;
-            let added = match known {
-                None => AddedImage::Created(insert(db, new)?),
-                Some(known) => {
-                    let stack = layers(db, known.id)?;
-                    if !stack
-                        .iter()
-                        .map(|layer| layer.volume.id)
-                        .eq(new.layers.iter().copied())
-                    {
-                        let config_digest = new.config_digest;
-                        return Err(StoreError::ImageDiffers { config_digest }.into());
-                    }
-                    AddedImage::Existing(known.id)
-                }
-            };
-            for name in &new.names {
-                row::run(
-                    db,
-                    "INSERT INTO refs (name, image) VALUES (?1, ?2)
-                     ON CONFLICT (name) DO UPDATE SET image = excluded.image",
-                    (with_tag(name)?.as_str(), image_key(added.id())?),
-                )?;
-            }
-            Ok(added)
+            layers::seal(db, top, layer)?;
+            add(db, &new)
         })
     }
 
@@ -321,6 +382,32 @@ impl Catalogue {
         })
     }
 
+    /// Gives an image one name more, which is taken from the image that has it.
+    ///
+    /// # Errors
+    /// [`StoreError::ImageNotFound`], [`StoreError::ImageName`].
+    pub fn tag(&self, id: ImageId, name: &ImageRef) -> Result<ImageRecord, StoreError> {
+        self.write(Durability::Durable, |db| {
+            find(db, id)?;
+            set_name(db, name, id)?;
+            find(db, id)
+        })
+    }
+
+    /// Takes a name from its image, which stays without one where it has no other.
+    ///
+    /// # Errors
+    /// [`StoreError::NameNotFound`], [`StoreError::ImageName`].
+    pub fn untag_any(&self, name: &ImageRef) -> Result<ImageRecord, StoreError> {
+        self.write(Durability::Durable, |db| {
+            let name = with_tag(name)?;
+            let image = find_name(db, &name)?
+                .ok_or_else(|| StoreError::NameNotFound { name: name.clone() })?;
+            row::run(db, "DELETE FROM refs WHERE name = ?1", [name.as_str()])?;
+            find(db, image)
+        })
+    }
+
     /// Takes one of several names from its image.
     ///
     /// # Errors
@@ -343,22 +430,65 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`StoreError::ImageInUse`] with its containers, [`StoreError::ImageNotFound`].
-    pub fn remove_image(&self, id: ImageId) -> Result<RemovedImage, StoreError> {
-        self.write(Durability::Durable, |db| {
-            let mut removed = plan_removal(db, id)?;
-            row::run(db, "DELETE FROM images WHERE id = ?1", [image_key(id)?])?;
-            for volume in &mut removed.volumes {
-                *volume = volumes::retire(db, volume, Promise::Final)?;
-            }
-            Ok(removed)
-        })
+    pub fn remove_image(&self, id: ImageId) -> Result<RemovedImages, StoreError> {
+        self.write(Durability::Durable, |db| remove(db, &[id]))
     }
 
-    /// What [`remove_image`](Self::remove_image) would take away now; nothing is changed.
+    /// As [`remove_image`](Self::remove_image), with `others` that still have neither name nor container.
     ///
     /// # Errors
     /// As of [`remove_image`](Self::remove_image).
-    pub fn plan_image_removal(&self, id: ImageId) -> Result<RemovedImage, StoreError> {
-        self.read(|db| plan_removal(db, id))
+    pub fn remove_images(
+        &self,
+        id: Option<ImageId>,
+        others: &[ImageId],
+    ) -> Result<RemovedImages, StoreError> {
+        self.write(Durability::Durable, |db| {
+            let ids = with_nameless(db, id, others)?;
+            remove(db, &ids)
+        })
     }
+
+    /// The layers that nothing would need any more if these containers were removed, and then these images;
+    /// the topmost first. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError::ImageInUse`] with the containers that would be left.
+    pub fn plan_removals(
+        &self,
+        images: &[ImageId],
+        containers: &[ContainerRecord],
+    ) -> Result<Vec<VolumeRecord>, StoreError> {
+        self.read(|db| unneeded(db, images, containers))
+    }
+
+    /// What [`remove_images`](Self::remove_images) would take away now; nothing is changed.
+    ///
+    /// # Errors
+    /// As of [`remove_image`](Self::remove_image).
+    pub fn plan_images_removal(
+        &self,
+        id: Option<ImageId>,
+        others: &[ImageId],
+    ) -> Result<RemovedImages, StoreError> {
+        self.read(|db| plan_removal(db, &with_nameless(db, id, others)?))
+    }
+}
+
+/// An image, and those of the others that have neither name nor container by now.
+fn with_nameless(
+    db: &Connection,
+    id: Option<ImageId>,
+    others: &[ImageId],
+) -> Outcome<Vec<ImageId>> {
+    let mut ids: Vec<_> = id.into_iter().collect();
+    for other in others {
+        let sql = "SELECT id FROM images WHERE id = ?1
+             AND id NOT IN (SELECT image FROM refs) AND id NOT IN (SELECT image FROM containers)";
+        let nameless = row::first(db, sql, [image_key(*other)?], |row| {
+            Cells::new(row, "images").number("id").map(ImageId::new)
+        })?;
+        ids.extend(nameless);
+    }
+    Ok(ids)
 }

@@ -1,11 +1,15 @@
 //! The one row about the pool, and the generation that pairs it with the pool's superblock.
 
+use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use rusqlite::{Connection, named_params};
+use rustix::fs::FallocateFlags;
 
 use crate::ids::{ThinId, TransactionId};
-use crate::store::catalogue::{Catalogue, Durability};
+use crate::store::catalogue::Catalogue;
+use crate::store::connection::{self, Durability};
 use crate::store::error::{CorruptionKind, Outcome, StoreError};
 use crate::store::record::{
     BackingRecord, Counts, ExistingPool, Guard, MovedPool, NewPool, PoolRecord,
@@ -14,6 +18,9 @@ use crate::store::row::{self, Cells, generation_key, to_sql};
 use crate::store::state::{PoolState, WhenFull};
 use crate::store::timestamp::Timestamp;
 use crate::units::{BlockSize, Bytes, DataBlocks, Percent};
+
+/// What the write-ahead log grows to before it is begun anew, and half as much: a page has a frame's header.
+const RESERVE: u64 = 3 << 19;
 
 /// Kind, place and start of a backing.
 type BackingColumns<'a> = (&'static str, &'a str, Option<i64>);
@@ -124,8 +131,9 @@ pub(super) fn select(db: &Connection) -> Outcome<PoolRecord> {
     row::first(db, "SELECT * FROM pool", (), |row| {
         let cells = Cells::new(row, "pool");
         let mkfs_args: String = cells.raw("mkfs_args")?;
-        // 2^24, one past the last, is written when the last one is taken.
-        let next = cells.number("next_thin_id")?;
+        let end = cells.thin_id("thin_ids_end")?;
+        // One past the last, the end, is written when the last one is taken.
+        let next = ThinId::new(cells.number("next_thin_id")?).ok();
         Ok(PoolRecord {
             name: cells.text("name")?,
             uuid: cells.text("uuid")?,
@@ -153,7 +161,8 @@ pub(super) fn select(db: &Connection) -> Outcome<PoolRecord> {
             pending_generation: cells
                 .number_or_null("pending_generation")?
                 .map(TransactionId::new),
-            next_thin_id: ThinId::new(next).ok(),
+            next_thin_id: next.filter(|next| *next < end),
+            thin_ids_end: end,
         })
     })?
     .ok_or_else(|| CorruptionKind::NoPoolRow.into())
@@ -193,6 +202,48 @@ pub(super) fn take_thin_id(db: &Connection) -> Outcome<(ThinId, bool)> {
     Ok((id, !pool.foreign_ids))
 }
 
+/// Has the thin ids from `next` on be given out, up to `end`.
+pub(super) fn set_thin_ids(db: &Connection, next: ThinId, end: ThinId) -> Outcome<()> {
+    row::run(
+        db,
+        "UPDATE pool SET next_thin_id = ?1, thin_ids_end = ?2",
+        (next.get(), end.get()),
+    )
+}
+
+/// Records of a pool that is made known again where it lies now and which transaction id it has; it is ready.
+pub(super) fn set_found(db: &Connection, new: &NewPool, generation: TransactionId) -> Outcome<()> {
+    for (half, backing, size) in [
+        ("data", &new.data, new.data_size),
+        ("metadata", &new.metadata, new.metadata_size),
+    ] {
+        let (kind, at, start) = backing_columns(backing)?;
+        row::run(
+            db,
+            &format!(
+                "UPDATE pool SET {half}_kind = ?1, {half}_at = ?2, {half}_start = ?3, {half}_size = ?4"
+            ),
+            (kind, at, start, to_sql("a size", size.get())?),
+        )?;
+    }
+    row::run(
+        db,
+        "UPDATE pool SET state = 'ready', generation = ?1, pending_generation = NULL",
+        [generation_key(generation)?],
+    )
+}
+
+/// Has the last id that was taken be the next one again, where all are ours to give: the pool has it, and
+/// this catalogue is an older one. Where others give ids, theirs are passed over.
+pub(super) fn take_back_thin_id(db: &Connection, id: ThinId) -> Outcome<()> {
+    row::run(
+        db,
+        "UPDATE pool SET next_thin_id = ?1
+         WHERE next_thin_id = ?1 + 1 AND foreign_ids = 0 AND existing_name IS NULL",
+        [id.get()],
+    )
+}
+
 impl Catalogue {
     /// The pool as recorded.
     ///
@@ -211,12 +262,19 @@ impl Catalogue {
             let counts = row::first(
                 db,
                 "SELECT (SELECT count(*) FROM images) AS nr_images,
+                    (SELECT coalesce(sum(size), 0) FROM containers JOIN volumes ON id = volume)
+                        AS containers_size,
+                    (SELECT coalesce(sum(size), 0) FROM data_volumes JOIN volumes ON id = volume)
+                        AS data_size,
                     count(*) FILTER (WHERE state = 'ready' AND kind = 'base') AS nr_bases,
                     count(*) FILTER (WHERE state = 'ready' AND kind = 'layer') AS nr_layers,
                     count(*) FILTER (WHERE state = 'ready' AND kind = 'container')
                         AS nr_containers,
                     count(*) FILTER (WHERE state = 'ready' AND kind = 'container' AND active)
                         AS nr_active,
+                    count(*) FILTER (WHERE state = 'ready' AND kind = 'snapshot')
+                        AS nr_snapshots,
+                    count(*) FILTER (WHERE state = 'ready' AND kind = 'data') AS nr_data,
                     count(*) FILTER (WHERE state = 'creating') AS nr_creating,
                     count(*) FILTER (WHERE state = 'deleting') AS nr_deleting
                 FROM volumes",
@@ -229,8 +287,12 @@ impl Catalogue {
                         nr_layers: cells.number("nr_layers")?,
                         nr_containers: cells.number("nr_containers")?,
                         nr_active: cells.number("nr_active")?,
+                        nr_snapshots: cells.number("nr_snapshots")?,
+                        nr_data: cells.number("nr_data")?,
                         nr_creating: cells.number("nr_creating")?,
                         nr_deleting: cells.number("nr_deleting")?,
+                        containers_size: cells.bytes("containers_size")?,
+                        data_size: cells.bytes("data_size")?,
                     })
                 },
             )?;
@@ -250,7 +312,49 @@ impl Catalogue {
             }
             row::run(db, "UPDATE pool SET state = ?1", [to.as_str()])?;
             Ok(())
-        })
+        })?;
+        // Without its log it would say that the pool is half made, which `pool destroy` clears away.
+        match to {
+            PoolState::Ready => {
+                self.reserve();
+                self.fold()
+            }
+            PoolState::Creating | PoolState::Destroying => Ok(()),
+        }
+    }
+
+    /// Copies the write-ahead log into the file, as far as no reader needs it: the file alone is the
+    /// catalogue then, should the log be lost.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn fold(&self) -> Result<(), StoreError> {
+        let fold = || -> Outcome<()> {
+            // One of its own: others may be in the middle of a transaction on the one that writes.
+            let db = connection::attach(self.path())?;
+            db.pragma_update(None, "synchronous", "FULL")?;
+            Ok(db.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()))?)
+        };
+        fold().map_err(|fault| fault.at(self.path()))
+    }
+
+    /// Has the file system keep room for the write-ahead log, so that removals go on when it is full. One that
+    /// cannot is no error.
+    pub fn reserve(&self) {
+        let mut log = OsString::from(self.path());
+        log.push("-wal");
+        // Not the file itself: closing a descriptor of it would drop the engine's locks.
+        let kept = OpenOptions::new().write(true).open(&log).and_then(|file| {
+            Ok(rustix::fs::fallocate(
+                &file,
+                FallocateFlags::KEEP_SIZE,
+                0,
+                RESERVE,
+            )?)
+        });
+        if let Err(error) = kept {
+            tracing::debug!(log = %log.display(), %error, "no room is kept for it");
+        }
     }
 
     /// Records how long the pool's data and metadata devices are to be, and its low-water mark: the
@@ -333,6 +437,15 @@ impl Catalogue {
         self.write(Durability::Durable, |db| {
             row::run(db, "UPDATE pool SET overcommit = ?1", [overcommit])
         })
+    }
+
+    /// Has the thin ids from `next` on be given out, up to `end`. The caller has proven that the pool has none
+    /// of them, and keeps others from making one meanwhile.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn set_thin_ids(&self, next: ThinId, end: ThinId) -> Result<(), StoreError> {
+        self.write(Durability::Durable, |db| set_thin_ids(db, next, end))
     }
 
     /// Records the path of the disk that the pool lies on whole.

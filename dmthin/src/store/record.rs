@@ -1,10 +1,11 @@
 //! What the catalogue's verbs take and give.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::ids::{
-    ContainerName, Digest, DmName, DmUuid, FsType, ImageId, ImageRef, PoolName, PoolUuid, ThinId,
-    TransactionId, VolumeId, VolumeKind,
+    ContainerName, Digest, DmName, DmUuid, FsType, ImageId, ImageRef, PoolName, PoolUuid,
+    SnapshotName, ThinId, TransactionId, VolumeId, VolumeKind, VolumeName, WritableName,
 };
 use crate::store::state::{BallastState, GenerationCheck, PoolState, VolumeState, WhenFull};
 use crate::store::timestamp::Timestamp;
@@ -177,6 +178,8 @@ pub struct PoolRecord {
     pub pending_generation: Option<TransactionId>,
     /// The thin id the next volume gets; `None` when all are spent.
     pub next_thin_id: Option<ThinId>,
+    /// Where the thin ids end that are given out: this one is not.
+    pub thin_ids_end: ThinId,
 }
 
 impl PoolRecord {
@@ -196,6 +199,14 @@ impl PoolRecord {
             BackingRecord::Part { path, .. } => Some(path),
             _ => None,
         }
+    }
+
+    /// The last of the thin ids in a pool that this catalogue has not given out yet: it is an older one then.
+    /// Means something only where nobody else gives ids.
+    #[must_use]
+    pub fn not_given(&self, found: &BTreeSet<ThinId>) -> Option<ThinId> {
+        let next = self.next_thin_id?;
+        found.range(next..self.thin_ids_end).next_back().copied()
     }
 
     /// Compares the transaction id found in the pool with this record.
@@ -357,11 +368,11 @@ impl ImageRecord {
     }
 }
 
-/// What a removed image leaves to do.
+/// What removed images leave to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemovedImage {
-    /// The image as it was.
-    pub image: ImageRecord,
+pub struct RemovedImages {
+    /// The images as they were.
+    pub images: Vec<ImageRecord>,
     /// The layers nothing else needs, now in [`VolumeState::Deleting`], the topmost first.
     pub volumes: Vec<VolumeRecord>,
 }
@@ -392,6 +403,35 @@ pub struct ContainerRecord {
     pub volume: VolumeRecord,
 }
 
+/// A data volume as recorded.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct DataVolumeRecord {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its volume; that one's `created_at` is the data volume's.
+    pub volume: VolumeRecord,
+}
+
+/// A container or a data volume, whichever it is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct WritableRecord {
+    /// Its name.
+    pub name: WritableName,
+    /// Its writable volume.
+    pub volume: VolumeRecord,
+}
+
+/// A snapshot as recorded.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SnapshotRecord {
+    /// Its name, among those of its owner.
+    pub name: SnapshotName,
+    /// The volume of the container or data volume that it is a state of.
+    pub owner: VolumeId,
+    /// What holds the state.
+    pub volume: VolumeRecord,
+}
+
 /// A volume that is promised to go, with what is known of the tries so far.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RemovalRecord {
@@ -415,7 +455,8 @@ pub struct Committed {
     /// The full size of every container, and of what is being made or removed: all that a
     /// writer may come to fill.
     pub writable: Bytes,
-    /// What bases and layers had mapped when they were sealed; shared blocks count once a volume.
+    /// What bases, layers and snapshots had mapped when they were sealed or taken; shared blocks count
+    /// once a volume.
     pub sealed: Bytes,
 }
 
@@ -432,8 +473,16 @@ pub struct Counts {
     pub nr_containers: u64,
     /// Containers that are ready and active.
     pub nr_active: u64,
+    /// Snapshots that are ready.
+    pub nr_snapshots: u64,
+    /// Data volumes that are ready.
+    pub nr_data: u64,
     /// Volumes of any kind in state creating.
     pub nr_creating: u64,
     /// Volumes of any kind in state deleting.
     pub nr_deleting: u64,
+    /// The sizes of containers in state creating or ready, together.
+    pub containers_size: Bytes,
+    /// The same of data volumes.
+    pub data_size: Bytes,
 }

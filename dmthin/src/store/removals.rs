@@ -3,7 +3,8 @@
 use rusqlite::{Connection, Row, named_params};
 
 use crate::ids::{ContainerName, VolumeId, VolumeKind};
-use crate::store::catalogue::{Catalogue, Durability};
+use crate::store::catalogue::Catalogue;
+use crate::store::connection::Durability;
 use crate::store::containers;
 use crate::store::error::{Outcome, StoreError};
 use crate::store::record::{ContainerRecord, RemovalRecord, VolumeRecord};
@@ -149,7 +150,7 @@ impl Catalogue {
             row::run(db, "DELETE FROM removals WHERE volume = ?1", [key])?;
             row::run(
                 db,
-                "UPDATE volumes SET state = 'ready' WHERE id = ?1",
+                "UPDATE volumes SET state = 'ready', active = 1 WHERE id = ?1",
                 [key],
             )?;
             containers::require(db, name)

@@ -7,6 +7,70 @@ use crate::store::error::{CorruptionKind, Outcome};
 /// "DTC1": tells a catalogue from any other database.
 pub(super) const APPLICATION_ID: i32 = 0x4454_4331;
 
+/// New kinds of volumes. The condition on `kind` is part of the table, which is made anew for it; who makes
+/// this step has foreign keys off, or what refers to the table would go with the old one.
+///
+/// Where the thin ids end that are given out, which moves when they are spent and others are found to be free;
+/// the last one there is belongs to the mirror. And what makes a change of an image's names one of its row,
+/// for the engine tells of those only ([`rows`](super::rows)).
+const FORMAT_5: &str = "
+CREATE TABLE volumes_anew (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    thin_id INTEGER NOT NULL UNIQUE CHECK (thin_id BETWEEN 0 AND 16777215),
+    kind TEXT NOT NULL CHECK (kind IN ('base', 'layer', 'container', 'snapshot', 'data')),
+    state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'deleting')),
+    parent INTEGER REFERENCES volumes (id) ON DELETE SET NULL,
+    size INTEGER NOT NULL CHECK (size >= 0),
+    growing_to INTEGER CHECK (growing_to > size),
+    fs TEXT NOT NULL,
+    fs_uuid TEXT,
+    created_at INTEGER NOT NULL,
+    active INTEGER NOT NULL CHECK (active IN (0, 1)),
+    made INTEGER NOT NULL DEFAULT 1 CHECK (made IN (0, 1)),
+    mapped INTEGER CHECK (mapped >= 0)
+) STRICT;
+INSERT INTO volumes_anew (id, thin_id, kind, state, parent, size, growing_to, fs, fs_uuid,
+        created_at, active, made, mapped)
+    SELECT id, thin_id, kind, state, parent, size, growing_to, fs, fs_uuid,
+        created_at, active, made, mapped
+    FROM volumes;
+-- No id is given twice, those of volumes that are gone included.
+DELETE FROM sqlite_sequence WHERE name = 'volumes_anew';
+INSERT INTO sqlite_sequence (name, seq)
+    SELECT 'volumes_anew', seq FROM sqlite_sequence WHERE name = 'volumes';
+DROP TABLE volumes;
+ALTER TABLE volumes_anew RENAME TO volumes;
+CREATE INDEX volumes_by_parent ON volumes (parent);
+CREATE INDEX volumes_unsettled ON volumes (id) WHERE state != 'ready';
+CREATE UNIQUE INDEX one_base_per_class ON volumes (fs, size)
+    WHERE kind = 'base' AND state = 'ready';
+
+CREATE TABLE data_volumes (
+    volume INTEGER PRIMARY KEY REFERENCES volumes (id) ON DELETE CASCADE,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE snapshots (
+    volume INTEGER PRIMARY KEY REFERENCES volumes (id) ON DELETE CASCADE,
+    owner INTEGER NOT NULL REFERENCES volumes (id),
+    name TEXT NOT NULL,
+    UNIQUE (owner, name)
+) STRICT;
+
+ALTER TABLE pool ADD COLUMN thin_ids_end INTEGER NOT NULL DEFAULT 16777215
+    CHECK (thin_ids_end BETWEEN 0 AND 16777215);
+
+CREATE TRIGGER ref_added AFTER INSERT ON refs BEGIN
+    UPDATE images SET imported_at = imported_at WHERE id = NEW.image;
+END;
+CREATE TRIGGER ref_moved AFTER UPDATE ON refs BEGIN
+    UPDATE images SET imported_at = imported_at WHERE id IN (OLD.image, NEW.image);
+END;
+CREATE TRIGGER ref_removed AFTER DELETE ON refs BEGIN
+    UPDATE images SET imported_at = imported_at WHERE id = OLD.image;
+END;
+";
+
 /// Step n makes format n + 1 out of format n; an empty file is format 0.
 pub(super) const STEPS: &[&str] = &[
     "
@@ -129,6 +193,7 @@ ALTER TABLE removals ADD COLUMN image INTEGER REFERENCES images (id) ON DELETE S
 ALTER TABLE removals ADD COLUMN image_name TEXT;
 ALTER TABLE removals ADD COLUMN final INTEGER NOT NULL DEFAULT 1 CHECK (final IN (0, 1));
 ",
+    FORMAT_5,
 ];
 
 /// What a file says of itself.

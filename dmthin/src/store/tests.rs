@@ -12,18 +12,24 @@ mod damage;
 mod file;
 mod golden;
 mod images;
+mod kept;
 mod model;
+mod rebuild;
 mod removals;
 mod sharing;
+mod together;
 mod volumes;
 
 use std::ops::Deref;
+use std::sync::MutexGuard;
 
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::ids::{
     ContainerName, Digest, FsType, ImageId, ImageRef, PoolName, PoolUuid, ThinId, VolumeId,
 };
+use crate::store::connection::Writer;
 use crate::store::{
     BackingRecord, Catalogue, Guard, LayerRecord, NewContainer, NewImage, NewPool, NewVolume,
     StoreError, VolumeRecord, WhenFull,
@@ -47,6 +53,21 @@ impl Deref for Temp {
 
     fn deref(&self) -> &Catalogue {
         &self.catalogue
+    }
+}
+
+impl Deref for Writer {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.db
+    }
+}
+
+impl Catalogue {
+    /// The connection that writes.
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.connections().writer()
     }
 }
 

@@ -2,14 +2,16 @@
 
 use rusqlite::{Connection, named_params};
 
-use crate::ids::{FsType, ImageId, VolumeId, VolumeKind};
+use crate::ids::{FsType, ImageId, ThinId, VolumeId, VolumeKind};
 use crate::store::ballast;
-use crate::store::catalogue::{Catalogue, Durability};
+use crate::store::catalogue::Catalogue;
+use crate::store::connection::Durability;
 use crate::store::error::{Outcome, StoreError};
 use crate::store::pool;
 use crate::store::record::{Committed, NewVolume, VolumeRecord};
 use crate::store::removals::{self, Promise};
 use crate::store::row::{self, Cells, VOLUME, to_sql, volume_key};
+use crate::store::snapshots;
 use crate::store::state::VolumeState;
 use crate::store::timestamp::Timestamp;
 use crate::units::Bytes;
@@ -76,12 +78,14 @@ fn refuse_step(volume: &VolumeRecord, to: Option<VolumeState>) -> Outcome<()> {
     .into())
 }
 
-/// Makes a volume ready. Its kind's own conditions are the caller's.
+/// Makes a volume ready; the device of one that is written to is handed out from then on, in one with that. Its kind's own
+/// conditions are the caller's.
 pub(super) fn make_ready(db: &Connection, volume: &VolumeRecord) -> Outcome<()> {
     refuse_step(volume, Some(VolumeState::Ready))?;
     row::run(
         db,
-        "UPDATE volumes SET state = 'ready' WHERE id = ?1",
+        "UPDATE volumes SET state = 'ready', active = (kind IN ('container', 'data'))
+         WHERE id = ?1",
         [volume_key(volume.id)?],
     )?;
     Ok(())
@@ -111,14 +115,14 @@ fn images_of(db: &Connection, id: VolumeId) -> Outcome<Vec<ImageId>> {
 }
 
 /// What needs a volume: live snapshots keep a base or a layer, images keep a layer. What is a
-/// snapshot of a container stands on its own.
+/// snapshot of another kind stands on its own.
 pub(super) fn users(
     db: &Connection,
     volume: &VolumeRecord,
 ) -> Outcome<(Vec<VolumeId>, Vec<ImageId>)> {
     let children = match volume.kind {
         VolumeKind::Base | VolumeKind::Layer => live_children(db, volume.id)?,
-        VolumeKind::Container => Vec::new(),
+        VolumeKind::Container | VolumeKind::Snapshot | VolumeKind::Data => Vec::new(),
     };
     Ok((children, images_of(db, volume.id)?))
 }
@@ -134,6 +138,8 @@ pub(super) fn retire(
     removals::insert(db, volume, promise)?;
     row::run(db, "DELETE FROM layers WHERE volume = ?1", [key])?;
     row::run(db, "DELETE FROM containers WHERE volume = ?1", [key])?;
+    row::run(db, "DELETE FROM data_volumes WHERE volume = ?1", [key])?;
+    row::run(db, "DELETE FROM snapshots WHERE volume = ?1", [key])?;
     row::run(
         db,
         "UPDATE volumes SET state = 'deleting', active = 0 WHERE id = ?1",
@@ -157,6 +163,7 @@ pub(super) fn begin_deleting(
         }
         .into());
     }
+    snapshots::refuse_any(db, id)?;
     retire(db, &volume, promise)
 }
 
@@ -177,6 +184,20 @@ pub(super) fn ready_base(
 }
 
 impl Catalogue {
+    /// Whether a volume has this thin id.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn has_thin_id(&self, id: ThinId) -> Result<bool, StoreError> {
+        self.read(|db| {
+            let sql = "SELECT id FROM volumes WHERE thin_id = ?1";
+            let found = row::first(db, sql, [id.get()], |row| {
+                Cells::new(row, "volumes").number("id")
+            })?;
+            Ok(found.is_some())
+        })
+    }
+
     /// Writes the intent of a base or a layer and gives it the next thin id. It starts in
     /// [`VolumeState::Creating`].
     ///
@@ -198,7 +219,7 @@ impl Catalogue {
         })
     }
 
-    /// Records that a base or a container holds what it should.
+    /// Records that a volume which is no layer holds what it should.
     ///
     /// # Errors
     /// [`StoreError::VolumeTransition`]; [`StoreError::LayerNotSealed`] for a layer;
@@ -228,7 +249,10 @@ impl Catalogue {
                         return Err(StoreError::BaseExists { volume: base.id }.into());
                     }
                 }
-                VolumeKind::Base | VolumeKind::Container => {}
+                VolumeKind::Base
+                | VolumeKind::Container
+                | VolumeKind::Snapshot
+                | VolumeKind::Data => {}
             }
             make_ready(db, &volume)
         })
@@ -236,10 +260,11 @@ impl Catalogue {
 
     /// Takes a volume out of the live set; the thin device is then to be deleted and the volume
     /// to be [forgotten](Self::forget_volume). A layer's chain id and a container's name are free
-    /// at once. What is a snapshot of a container does not keep it.
+    /// at once. What was made of a container does not keep it, but for its own snapshots.
     ///
     /// # Errors
     /// [`StoreError::InUse`] for a base or layer with live snapshots or a layer of an image,
+    /// [`StoreError::HasSnapshots`],
     /// [`StoreError::VolumeTransition`], [`StoreError::VolumeNotFound`].
     pub fn begin_deleting(&self, id: VolumeId) -> Result<VolumeRecord, StoreError> {
         self.write(Durability::Durable, |db| {
@@ -255,8 +280,12 @@ impl Catalogue {
     /// [`StoreError::VolumeTransition`] for a ready volume, [`StoreError::VolumeNotFound`].
     pub fn forget_volume(&self, id: VolumeId) -> Result<(), StoreError> {
         self.write(Durability::Lazy, |db| {
-            refuse_step(&find(db, id)?, None)?;
+            let volume = find(db, id)?;
+            refuse_step(&volume, None)?;
             row::run(db, "DELETE FROM volumes WHERE id = ?1", [volume_key(id)?])?;
+            if !volume.made {
+                pool::take_back_thin_id(db, volume.thin_id)?;
+            }
             Ok(())
         })
     }
@@ -293,6 +322,25 @@ impl Catalogue {
         })
     }
 
+    /// Records that a volume's thin id is another's: what is in the pool under it is not this volume's. Once
+    /// it is forgotten the next one meets that id again, until the right catalogue is back. This one [is
+    /// stale](Self::is_stale).
+    ///
+    /// # Errors
+    /// [`StoreError::VolumeTransition`] for one that is ready.
+    pub fn disown(&self, id: VolumeId) -> Result<(), StoreError> {
+        self.changes().stop();
+        self.write(Durability::Durable, |db| {
+            let volume = find(db, id)?;
+            if volume.state == VolumeState::Ready {
+                let (from, to) = (volume.state, None);
+                return Err(StoreError::VolumeTransition { id, from, to }.into());
+            }
+            let key = volume_key(id)?;
+            row::run(db, "UPDATE volumes SET made = 0 WHERE id = ?1", [key])
+        })
+    }
+
     /// Records what a volume has mapped that is about to be sealed. Lazy: one whose number is not
     /// known counts in full.
     ///
@@ -322,8 +370,12 @@ impl Catalogue {
             };
             for volume in row::all(db, &sql, (), row::volume)? {
                 let size = volume.growing_to.unwrap_or(volume.size);
-                let sealed =
-                    volume.kind != VolumeKind::Container && volume.state == VolumeState::Ready;
+                // A snapshot has all that it will have before it is ready.
+                let sealed = match volume.kind {
+                    VolumeKind::Base | VolumeKind::Layer => volume.state == VolumeState::Ready,
+                    VolumeKind::Snapshot => true,
+                    VolumeKind::Container | VolumeKind::Data => false,
+                };
                 let (part, size) = match volume.mapped.filter(|_| sealed) {
                     Some(mapped) => (&mut sum.sealed, mapped),
                     None => (&mut sum.writable, size),
@@ -335,7 +387,7 @@ impl Catalogue {
     }
 
     /// Records whether a volume's device is handed out, and so to be activated when the pool is
-    /// opened. Lazy: the devices themselves do not survive a power cut either, and a wish lost
+    /// opened; a container's is from when it is ready on, older versions said so later. Lazy: the devices themselves do not survive a power cut either, and a wish lost
     /// with it only leaves an activation to the next use.
     ///
     /// # Errors
@@ -357,17 +409,17 @@ impl Catalogue {
         })
     }
 
-    /// Writes the intent to grow a container's volume; [`finish_growth`](Self::finish_growth) ends it.
+    /// Writes the intent to grow the volume of a container, or a data volume; [`finish_growth`](Self::finish_growth) ends it.
     /// For the size that it has already there is nothing to be done, and nothing is written.
     ///
     /// # Errors
     /// [`StoreError::TooSmall`] for less than it has, or than a growth that was cut may have given it;
-    /// [`StoreError::Sealed`] for a base or layer, [`StoreError::VolumeNotReady`],
+    /// [`StoreError::Sealed`] for a base, layer or snapshot, [`StoreError::VolumeNotReady`],
     /// [`StoreError::VolumeNotFound`].
     pub fn begin_growth(&self, id: VolumeId, size: Bytes) -> Result<VolumeRecord, StoreError> {
         self.write(Durability::Durable, |db| {
             let volume = find_ready(db, id)?;
-            if volume.kind != VolumeKind::Container {
+            if !volume.kind.is_writable() {
                 return Err(StoreError::Sealed { id }.into());
             }
             let least = volume.growing_to.unwrap_or(volume.size);
@@ -457,6 +509,16 @@ impl Catalogue {
     /// The file's own troubles.
     pub fn all_volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
         let sql = format!("SELECT {VOLUME} FROM volumes ORDER BY id");
+        self.read(|db| row::all(db, &sql, (), row::volume))
+    }
+
+    /// The bases that are ready, by id.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn bases(&self) -> Result<Vec<VolumeRecord>, StoreError> {
+        let rows = "WHERE kind = 'base' AND state = 'ready' ORDER BY id";
+        let sql = format!("SELECT {VOLUME} FROM volumes {rows}");
         self.read(|db| row::all(db, &sql, (), row::volume))
     }
 

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ThinId, TransactionId};
 use crate::thinmeta::device::{BlockReader, ReadAt};
+use crate::thinmeta::difference::differences;
 use crate::thinmeta::node::{Damage, Kind, Node, number};
-use crate::thinmeta::superblock::{FirstBlock, ReadError, Roots};
-use crate::thinmeta::walk::{Seen, Tree};
+use crate::thinmeta::superblock::{BLOCK, FirstBlock, ReadError, Roots};
+use crate::thinmeta::walk::Tree;
 use crate::units::{BlockSize, DataBlocks, MetaBlocks};
 
 const MAPPING: usize = 8;
@@ -47,10 +48,34 @@ pub struct Run {
     pub len: DataBlocks,
 }
 
+/// Blocks of a device that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The first of them.
+    pub begin: DataBlocks,
+    /// How many there are.
+    pub len: DataBlocks,
+}
+
+/// Blocks that follow each other and that two devices have otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangedRun {
+    /// The first of them.
+    pub begin: DataBlocks,
+    /// How many there are.
+    pub len: DataBlocks,
+    /// Whether the older device has them mapped.
+    pub old: bool,
+    /// Whether the newer one has.
+    pub new: bool,
+}
+
 /// The metadata of a pool at one moment.
 #[derive(Debug)]
 pub struct Metadata<D> {
     reader: BlockReader<D>,
+    /// Where the superblock is: a snapshot's is not in block 0.
+    place: MetaBlocks,
     roots: Roots,
     total: MetaBlocks,
     data_total: DataBlocks,
@@ -70,6 +95,7 @@ impl<D: ReadAt> Metadata<D> {
         };
         Ok(Some(Self {
             reader,
+            place: MetaBlocks::ZERO,
             roots: superblock.roots(),
             total: superblock.metadata.total,
             data_total: superblock.data.total,
@@ -91,10 +117,23 @@ impl<D: ReadAt> Metadata<D> {
         let roots = Roots::decode(reader.read(held)?, held, total)?;
         Ok(Self {
             reader,
+            place: held,
             roots,
             total,
             data_total,
         })
+    }
+
+    /// A view of trees that begin elsewhere than the device's superblock says.
+    #[cfg(test)]
+    pub(super) fn with_roots(device: D, roots: Roots) -> Self {
+        Self {
+            reader: BlockReader::new(device),
+            place: MetaBlocks::ZERO,
+            roots,
+            total: MetaBlocks::new(u64::MAX),
+            data_total: DataBlocks::new(u64::MAX),
+        }
     }
 
     /// The transaction id of that moment.
@@ -144,8 +183,47 @@ impl<D: ReadAt> Metadata<D> {
         Ok(devices)
     }
 
+    pub(super) const fn place(&self) -> MetaBlocks {
+        self.place
+    }
+
+    pub(super) const fn roots(&self) -> Roots {
+        self.roots
+    }
+
+    pub(super) fn reader(&mut self) -> &mut BlockReader<D> {
+        &mut self.reader
+    }
+
+    pub(super) fn read_block(&mut self, block: MetaBlocks) -> Result<&[u8; BLOCK], ReadError> {
+        self.reader.read(block)
+    }
+
+    /// Reads all of the tree of details, but for what `enter` has been given before.
+    pub(super) fn walk_details(
+        &mut self,
+        enter: &mut dyn FnMut(MetaBlocks) -> bool,
+    ) -> Result<(), ReadError> {
+        let tree = self.tree(self.roots.details, DETAILS);
+        tree.leaves(&mut self.reader, enter, &mut |_| Ok(()))
+    }
+
+    /// Reads all of the trees of mappings, likewise.
+    pub(super) fn walk_mappings(
+        &mut self,
+        enter: &mut dyn FnMut(MetaBlocks) -> bool,
+    ) -> Result<(), ReadError> {
+        let roots = self.mapping_roots()?;
+        let tree = self.tree(self.roots.mappings, MAPPING);
+        tree.leaves(&mut self.reader, enter, &mut |_| Ok(()))?;
+        for root in roots.into_values() {
+            self.mappings(root, enter, &mut |_, _| ())?;
+        }
+        Ok(())
+    }
+
     /// The root of each device's mappings.
-    fn mapping_roots(&mut self) -> Result<BTreeMap<ThinId, MetaBlocks>, ReadError> {
+    pub(super) fn mapping_roots(&mut self) -> Result<BTreeMap<ThinId, MetaBlocks>, ReadError> {
         let mut roots = BTreeMap::new();
         let total = self.total.get();
         let tree = self.tree(self.roots.mappings, MAPPING);
@@ -193,77 +271,88 @@ impl<D: ReadAt> Metadata<D> {
         Ok(Some(runs))
     }
 
-    /// How many data blocks only these devices have mapped: what deleting all of them gives back. What
-    /// is no device counts nothing.
-    ///
-    /// The others' mappings are read first; then those of the set, of which each block counts that
-    /// nobody before has. A subtree that snapshots share is read once. In memory is a bit for each data
-    /// block that is mapped and for each block that was read.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn exclusive(&mut self, set: &BTreeSet<ThinId>) -> Result<DataBlocks, ReadError> {
-        let (inside, outside): (Vec<_>, Vec<_>) = self
-            .mapping_roots()?
-            .into_iter()
-            .partition(|(id, _)| set.contains(id));
-        let (mut seen, mut data) = (Seen::default(), Seen::default());
-        for (_, root) in outside {
-            self.mappings(
-                root,
-                &mut |node| seen.insert(node.get()),
-                &mut |_, block| {
-                    data.insert(block.get());
-                },
-            )?;
-        }
-        let mut found: u64 = 0;
-        for (_, root) in inside {
-            self.mappings(
-                root,
-                &mut |node| seen.insert(node.get()),
-                &mut |_, block| {
-                    found = found.saturating_add(u64::from(data.insert(block.get())));
-                },
-            )?;
-        }
-        Ok(DataBlocks::new(found))
+    /// The tree of a device's mappings.
+    fn mapping_tree(&mut self, id: ThinId) -> Result<Option<Tree>, ReadError> {
+        let devices = self.tree(self.roots.mappings, MAPPING);
+        let root = devices.get(&mut self.reader, u64::from(id.get()))?;
+        Ok(root.map(|root| self.tree(MetaBlocks::new(root), MAPPING)))
     }
 
-    /// How many data blocks only this device has mapped, for every device.
+    /// The blocks that a device has mapped, and not to what `origin` has mapped there: of a snapshot of
+    /// it, those that one of the two has written since. All that the device has mapped alone is among
+    /// them. `None` where either does not exist.
     ///
-    /// Walked through once, a block of the tree or of the data that is come to a second time is shared;
-    /// below a shared block of the tree all is. Walked through again, what is not shared counts. No
-    /// block is read more than three times. In memory are two bits where [`Self::exclusive`] has one.
+    /// What both share is not read.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn exclusives(&mut self) -> Result<BTreeMap<ThinId, DataBlocks>, ReadError> {
-        let roots = self.mapping_roots()?;
-        let (mut once, mut shared) = (Seen::default(), Seen::default());
-        let (mut data_once, mut data_shared) = (Seen::default(), Seen::default());
-        for root in roots.values() {
-            let mut enter = |node: MetaBlocks| once.insert(node.get()) || shared.insert(node.get());
-            self.mappings(*root, &mut enter, &mut |_, block| {
-                if !data_once.insert(block.get()) {
-                    data_shared.insert(block.get());
-                }
-            })?;
+    pub fn changed(&mut self, id: ThinId, origin: ThinId) -> Result<Option<Vec<Span>>, ReadError> {
+        let Some(runs) = self.changed_runs(origin, id)? else {
+            return Ok(None);
+        };
+        let mut spans: Vec<Span> = Vec::new();
+        for run in runs.into_iter().filter(|run| run.new) {
+            let follows = |span: &Span| span.begin.checked_add(span.len) == Some(run.begin);
+            match spans.last_mut().filter(|span| follows(span)) {
+                Some(span) => span.len = span.len.checked_add(run.len).unwrap_or(span.len),
+                None => spans.push(Span {
+                    begin: run.begin,
+                    len: run.len,
+                }),
+            }
         }
-        let mut found = BTreeMap::new();
-        for (id, root) in roots {
-            let mut alone: u64 = 0;
-            let mut enter = |node: MetaBlocks| !shared.contains(node.get());
-            self.mappings(root, &mut enter, &mut |_, block| {
-                alone = alone.saturating_add(u64::from(!data_shared.contains(block.get())));
-            })?;
-            found.insert(id, DataBlocks::new(alone));
-        }
-        Ok(found)
+        Ok(Some(spans))
+    }
+
+    /// The blocks that two devices have otherwise, whichever of them was made first: both have them,
+    /// in other places, or only one. `None` where either does not exist.
+    ///
+    /// What both share is not read: [`nodes_read`](Self::nodes_read) tells what was.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn changed_runs(
+        &mut self,
+        old: ThinId,
+        new: ThinId,
+    ) -> Result<Option<Vec<ChangedRun>>, ReadError> {
+        let (Some(old), Some(new)) = (self.mapping_tree(old)?, self.mapping_tree(new)?) else {
+            return Ok(None);
+        };
+        let one = DataBlocks::new(1);
+        let mut runs: Vec<ChangedRun> = Vec::new();
+        differences(&mut self.reader, [old, new], |difference| {
+            let data = |value: Option<u64>| value.map(|value| value >> TIME_BITS);
+            let (old, new) = (data(difference.old), data(difference.new));
+            // The time of a mapping changes nothing of where it leads.
+            if old == new {
+                return;
+            }
+            let (old, new) = (old.is_some(), new.is_some());
+            let begin = DataBlocks::new(difference.key);
+            let follows = |run: &ChangedRun| {
+                (run.old, run.new) == (old, new) && run.begin.checked_add(run.len) == Some(begin)
+            };
+            match runs.last_mut().filter(|run| follows(run)) {
+                Some(run) => run.len = run.len.checked_add(one).unwrap_or(run.len),
+                None => runs.push(ChangedRun {
+                    begin,
+                    len: one,
+                    old,
+                    new,
+                }),
+            }
+        })?;
+        Ok(Some(runs))
+    }
+
+    /// How many blocks of the metadata were read so far.
+    pub const fn nodes_read(&self) -> u64 {
+        self.reader.nr_reads()
     }
 
     /// Gives every mapping below `root` to `each`: the device's block and the data block.
-    fn mappings(
+    pub(super) fn mappings(
         &mut self,
         root: MetaBlocks,
         enter: &mut dyn FnMut(MetaBlocks) -> bool,

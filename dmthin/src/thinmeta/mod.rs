@@ -8,13 +8,21 @@
 //! come back if some of them went. Of a pool that runs it reads a metadata snapshot, which does
 //! not change under it.
 
+mod copy;
 mod device;
+mod difference;
+mod kept;
 mod metadata;
 mod node;
+mod space;
 mod superblock;
+#[cfg(test)]
+mod testing;
 mod walk;
 
 pub use device::ReadAt;
-pub use metadata::{Metadata, Run, ThinDevice};
+pub use kept::{Answers, Kept, Questions};
+pub use metadata::{ChangedRun, Metadata, Run, Span, ThinDevice};
 pub use node::Damage;
+pub use space::{Exclusives, Owned, Stamp, Union};
 pub use superblock::{Corrupt, FirstBlock, ReadError, SpaceMap, Superblock};

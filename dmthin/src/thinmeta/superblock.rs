@@ -260,6 +260,39 @@ impl FirstBlock {
     }
 }
 
+impl FirstBlock {
+    /// Reads the first block of a copy of metadata, and gives it with another transaction id.
+    ///
+    /// # Errors
+    /// As of [`read`](Self::read).
+    pub fn with_transaction(
+        device: &mut impl Read,
+        id: TransactionId,
+    ) -> Result<(Self, Vec<u8>), ReadError> {
+        let mut block = [0; BLOCK];
+        device.read_exact(&mut block).map_err(ReadError::Io)?;
+        if Self::decode(&block)? != Self::Unformatted {
+            put(&mut block, TRANS_ID_AT, &id.get().to_le_bytes());
+            seal(&mut block);
+        }
+        Ok((Self::decode(&block)?, block.to_vec()))
+    }
+}
+
+fn put(block: &mut [u8; BLOCK], at: usize, bytes: &[u8]) {
+    let rest = block.get_mut(at..).unwrap_or_default();
+    if let Some(field) = rest.get_mut(..bytes.len()) {
+        field.copy_from_slice(bytes);
+    }
+}
+
+/// Makes the checksum right.
+fn seal(block: &mut [u8; BLOCK]) {
+    let (_, summed) = block.split_at(FLAGS_AT);
+    let sum = crc32c(summed) ^ CSUM_XOR;
+    put(block, 0, &sum.to_le_bytes());
+}
+
 /// That the block is a superblock that belongs at `place`; gives its unit of allocation.
 fn check(block: &[u8; BLOCK], place: MetaBlocks) -> Result<BlockSize, Corrupt> {
     // Before the checksum: other data is to be called other data, not a damaged superblock.
@@ -368,6 +401,25 @@ impl Superblock {
             details: self.device_details_root,
         }
     }
+}
+
+/// The first block of a copy of the trees that begin in the superblock `held`, of the pool whose own is
+/// `live`: it may be the same.
+pub(super) fn first_block_of(
+    held: &[u8; BLOCK],
+    live: &[u8; BLOCK],
+) -> Result<[u8; BLOCK], Corrupt> {
+    Superblock::decode(live)?;
+    let mut block = *held;
+    // Neither a flag nor a snapshot is taken over.
+    put(&mut block, FLAGS_AT, &[0; 4]);
+    put(&mut block, BLOCKNR_AT, &[0; 8]);
+    put(&mut block, HELD_ROOT_AT, &[0; 8]);
+    let maps = live.get(DATA_SPACE_MAP_AT..DATA_MAPPING_ROOT_AT);
+    put(&mut block, DATA_SPACE_MAP_AT, maps.unwrap_or_default());
+    seal(&mut block);
+    Superblock::decode(&block)?;
+    Ok(block)
 }
 
 #[cfg(test)]

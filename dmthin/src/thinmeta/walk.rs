@@ -13,34 +13,62 @@ use crate::units::MetaBlocks;
 
 /// Keys have 64 bits and a node that is not the root has at least 42 children
 /// (`dm-btree-remove.c:merge_threshold`): twelve levels are enough, and some are to spare.
-const DEPTH_MAX: usize = 16;
+pub(super) const DEPTH_MAX: usize = 16;
 
 const WORD: u64 = 64;
 const PAGE_WORDS: usize = 64;
 const PAGE: u64 = 4096;
 
+type Page = [u64; PAGE_WORDS];
+
 /// A set of block numbers: a bit each, in pages of 4096 that exist once a number in them is seen.
 #[derive(Debug, Default)]
-pub(super) struct Seen(HashMap<u64, Box<[u64; PAGE_WORDS]>>);
+pub(super) struct Seen {
+    pages: Vec<Page>,
+    places: HashMap<u64, usize>,
+    /// The page of the last number, and its place: the next number mostly is in it too.
+    last: Option<(u64, usize)>,
+}
 
 impl Seen {
     /// Puts a number in; true where it was not there.
     pub(super) fn insert(&mut self, number: u64) -> bool {
-        let page = self
-            .0
-            .entry(number / PAGE)
-            .or_insert_with(|| Box::new([0; PAGE_WORDS]));
+        let key = number / PAGE;
+        let at = match self.last {
+            Some((last, at)) if last == key => at,
+            _ => *self.places.entry(key).or_insert_with(|| {
+                self.pages.push([0; PAGE_WORDS]);
+                self.pages.len().saturating_sub(1)
+            }),
+        };
+        self.last = Some((key, at));
         let (word, bit) = place(number);
-        page.get_mut(word).is_some_and(|word| {
+        let word = self.pages.get_mut(at).and_then(|page| page.get_mut(word));
+        word.is_some_and(|word| {
             let new = *word & bit == 0;
             *word |= bit;
             new
         })
     }
 
-    pub(super) fn contains(&self, number: u64) -> bool {
+    /// Takes a number out, if it is there.
+    pub(super) fn remove(&mut self, number: u64) {
+        let at = self.places.get(&(number / PAGE));
+        let page = at.and_then(|at| self.pages.get_mut(*at));
         let (word, bit) = place(number);
-        let page = self.0.get(&(number / PAGE));
+        if let Some(word) = page.and_then(|page| page.get_mut(word)) {
+            *word &= !bit;
+        }
+    }
+
+    pub(super) fn contains(&self, number: u64) -> bool {
+        let key = number / PAGE;
+        let at = match self.last {
+            Some((last, at)) if last == key => Some(at),
+            _ => self.places.get(&key).copied(),
+        };
+        let (word, bit) = place(number);
+        let page = at.and_then(|at| self.pages.get(at));
         page.and_then(|page| page.get(word))
             .is_some_and(|word| word & bit != 0)
     }
@@ -64,9 +92,17 @@ pub(super) struct Tree {
 
 /// The keys that a node may have.
 #[derive(Debug, Clone, Copy)]
-struct Range {
-    begin: u64,
-    end: Option<u64>,
+pub(super) struct Range {
+    pub(super) begin: u64,
+    pub(super) end: Option<u64>,
+}
+
+impl Range {
+    /// Those of a tree's root.
+    pub(super) const WHOLE: Self = Self {
+        begin: 0,
+        end: None,
+    };
 }
 
 impl Tree {
@@ -85,13 +121,29 @@ impl Tree {
             leaf,
             path: Vec::new(),
         }
-        .enter(
-            self.root,
-            Range {
-                begin: 0,
-                end: None,
-            },
-        )
+        .enter(self.root, Range::WHOLE)
+    }
+
+    /// The first number of the value that a key has; reads one block for each level.
+    pub(super) fn get<D: ReadAt>(
+        self,
+        reader: &mut BlockReader<D>,
+        key: u64,
+    ) -> Result<Option<u64>, ReadError> {
+        let mut block = self.root;
+        for _ in 0..DEPTH_MAX {
+            let node = Node::decode(block, reader.read(block)?, self.value_size)?;
+            if node.is_leaf() {
+                let found = node.entries().find(|(found, _)| *found == key);
+                return Ok(found.map(|(_, value)| number(value, 0)));
+            }
+            let children = children(&node, self.total)?;
+            match children.iter().rev().find(|(begin, _)| *begin <= key) {
+                Some((_, child)) => block = *child,
+                None => return Ok(None),
+            }
+        }
+        Err(Damage::new(self.root, Kind::Depth).into())
     }
 }
 
@@ -131,7 +183,7 @@ impl<D: ReadAt> Walk<'_, D> {
     }
 }
 
-fn check_keys(node: &Node<'_>, range: Range) -> Result<(), Damage> {
+pub(super) fn check_keys(node: &Node<'_>, range: Range) -> Result<(), Damage> {
     let Range { begin, end } = range;
     // They are in order.
     for found in [node.keys().next(), node.keys().last()]
@@ -146,7 +198,10 @@ fn check_keys(node: &Node<'_>, range: Range) -> Result<(), Damage> {
 }
 
 /// The children of an inner node, each with its first key.
-fn children(node: &Node<'_>, total: MetaBlocks) -> Result<Vec<(u64, MetaBlocks)>, Damage> {
+pub(super) fn children(
+    node: &Node<'_>,
+    total: MetaBlocks,
+) -> Result<Vec<(u64, MetaBlocks)>, Damage> {
     let child = |(entry, (key, value)): (usize, (u64, &[u8]))| {
         let block = number(value, 0);
         // Block 0 is the superblock.

@@ -147,8 +147,9 @@ fn priv_transaction_ids_and_metadata_snapshots_are_confirmed() {
         pool.release_metadata_snap(),
         Err(DmError::NoMetadataSnap { .. })
     ));
-    let root = pool.reserve_metadata_snap().unwrap();
-    assert_eq!(working(&pool).held_root, Some(root));
+    let (root, told) = pool.reserve_metadata_snap().unwrap();
+    assert_eq!(told.held_root, Some(root));
+    assert_eq!(working(&pool), *told);
     assert!(matches!(
         pool.reserve_metadata_snap(),
         Err(DmError::MetadataSnapHeld { .. })

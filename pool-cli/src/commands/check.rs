@@ -28,7 +28,9 @@ layer-of-no-image  left by an import that was cut
 unknown-thin       a thin device in the pool that is not in the catalogue
 missing-device     a container that had a device and has none
 stray-loop         a loop device on a file of the pool that the pool does not use
+stray-record       the record of a layer's tar, of a layer that is no more
 stray-node         a node of one of our names that leads nowhere or elsewhere
+stale-mirror       the copy of the catalogue in the pool is behind
 half-made-pool     `pool create` or `pool destroy` was cut
 damaged-pool       its catalogue cannot be read; the other pools are looked at all the same
 missing-thin       in the catalogue, and not in the pool: lost

@@ -4,19 +4,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dmthin::graph::{Change, ContainerReport, CreateContainer, Removing, lossy};
-use dmthin::ids::ContainerName;
+use dmthin::graph::{ContainerReport, CreateContainer, Removing, lossy};
+use dmthin::ids::{ContainerName, SnapshotName, WritableName};
 use dmthin::units::{Bytes, NewSize};
 use serde::Serialize;
 
 use crate::args::{Context, new_size, size};
 use crate::columns::{Cell, Column, ListArgs, more, shown};
+use crate::commands::commit::{self, COMMIT_HELP, CommitArgs};
+use crate::commands::diff::{self, DIFF_HELP, DiffArgs};
 use crate::commands::plan;
 use crate::commands::queue;
+use crate::commands::snapshot::{
+    self, LIST_HELP, REMOVE_HELP, ROLLBACK_HELP, SnapshotArgs, TAKE_HELP,
+};
 use crate::commands::trim::{self, TRIM_HELP, TrimArgs};
 use crate::commands::who::{self, WHO_HELP};
-use crate::output::{Output, fields, lines, list, or_dash, record, short};
-use crate::time::utc;
+use crate::commands::writable::{mounts, node, note_growth, rows};
+use crate::output::{Output, fields, lines, record, short};
 
 /// What can be done with containers.
 #[derive(Debug, Subcommand)]
@@ -49,6 +54,9 @@ Examples:
   pool-cli container inspect web
   pool-cli container inspect web --json | jq -r .container.device")]
     Inspect(ContainerArgs),
+    /// Show what a container changed of its image
+    #[command(after_help = DIFF_HELP)]
+    Diff(DiffArgs),
     /// Mount a container's file system
     #[command(after_help = "\
 Mounted with `discard`: the host gets back the room of files that are removed. Refused with exit
@@ -60,6 +68,9 @@ Prints: the container's name, its device and where it is mounted, with tabs betw
 Example:
   pool-cli container mount web /mnt")]
     Mount(MountArgs),
+    /// Make an image of what a container holds, in use or not
+    #[command(after_help = COMMIT_HELP)]
+    Commit(CommitArgs),
     /// Make a container's device and file system larger, in use or not
     #[command(after_help = "\
 A file system that is mounted on this machine is grown while it is in use, one that is not mounted is
@@ -90,6 +101,39 @@ Example:
     /// Show who holds a container open or mounted
     #[command(after_help = WHO_HELP)]
     Who(ContainerArgs),
+    /// Make a container of what another one holds now
+    #[command(after_help = "\
+A snapshot of it, of the same image and as large; nothing is copied. What is mounted is frozen for the
+moment, so that the new one's file system is clean: who writes to it waits for some milliseconds. Of what
+a virtual machine has open the new one is as after a power cut.
+
+Prints: the new container's name and its device, with a tab between them.
+
+Examples:
+  pool-cli container fork web
+  pool-cli container fork web --name web-test")]
+    Fork(ForkArgs),
+    /// Keep the state that a container has now
+    #[command(after_help = TAKE_HELP)]
+    Snapshot(TakeArgs),
+    /// List the snapshots of a container
+    #[command(after_help = LIST_HELP)]
+    Snapshots(ListOfArgs),
+    /// Remove a snapshot of a container
+    #[command(name = "snapshot-rm", after_help = REMOVE_HELP)]
+    SnapshotRemove(OneOfArgs),
+    /// Make a container again what it was when a snapshot was taken
+    #[command(after_help = ROLLBACK_HELP)]
+    Rollback(OneOfArgs),
+    /// Make a container again what its image is
+    #[command(after_help = "\
+All that was written in it is lost; its snapshots stay. Else as `container rollback`.
+
+Prints: the container's name and its device, with a tab between them.
+
+Example:
+  pool-cli container reset web")]
+    Reset(ContainerArgs),
     /// Remove a container and what was written in it
     #[command(
         name = "rm",
@@ -98,7 +142,8 @@ Its name is free at once. Where it is mounted or its device is open, in whatever
 volume is queued: the kernel takes the device away when it is let go, and the monitor or `queue run`
 gives the space back then; until it is let go, `queue cancel` takes the removal back. Else a monitor, if
 one looks after the pool, gives the space back after the command has ended, and the command itself does
-where there is none; with --wait the space is back when it ends.
+where there is none; with --wait the space is back when it ends. While it has snapshots it is refused
+with exit code 5; --snapshots removes them with it, for ever.
 
 Prints: the container's name. That it is queued, and who holds it, goes to stderr. With --dry-run it
 prints what would go, `name`, `volume` or `device` and which, and `bytes` that come back to the pool
@@ -151,12 +196,52 @@ pub(crate) struct RemoveArgs {
     /// Wait until nobody holds it and its space is back, for so long at most [default: no limit]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
     wait: Option<Option<u64>>,
+    /// Remove its snapshots too
+    #[arg(long)]
+    snapshots: bool,
     /// Leave giving the space back to the monitor or `queue run`
     #[arg(long, conflicts_with = "wait")]
     queue: bool,
     /// Show what would go and what would come back, but change nothing
     #[arg(long, conflicts_with_all = ["wait", "queue"])]
     dry_run: bool,
+}
+
+/// Options of `container fork`.
+#[derive(Debug, Args)]
+pub(crate) struct ForkArgs {
+    /// Name of the container that it is made of
+    of: ContainerName,
+    /// Name of the new one [default: one is made up]
+    #[arg(long, value_name = "NAME")]
+    name: Option<ContainerName>,
+}
+
+/// Options of `container snapshot`.
+#[derive(Debug, Args)]
+pub(crate) struct TakeArgs {
+    #[command(flatten)]
+    container: ContainerArgs,
+    /// Name of the snapshot [default: one is made up]
+    snapshot: Option<SnapshotName>,
+}
+
+/// Options of `container snapshots`.
+#[derive(Debug, Args)]
+pub(crate) struct ListOfArgs {
+    #[command(flatten)]
+    container: ContainerArgs,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// A snapshot of a container.
+#[derive(Debug, Args)]
+pub(crate) struct OneOfArgs {
+    #[command(flatten)]
+    container: ContainerArgs,
+    #[command(flatten)]
+    snapshot: SnapshotArgs,
 }
 
 /// Options of `container mount`.
@@ -216,6 +301,8 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
             };
             out.show(&body, || container_fields(&container))
         }
+        ContainerCommand::Diff(args) => diff::run(context, &pool, &args),
+        ContainerCommand::Commit(args) => commit::run(context, args),
         ContainerCommand::Mount(MountArgs { name, dir }) => {
             let container = pool.mount_container(&name, &dir)?;
             let body = OneContainer {
@@ -224,21 +311,20 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
             out.done(&body, || {
                 record([
                     container.name.to_string(),
-                    node(&container),
-                    mounts(&container),
+                    node(&container.on),
+                    mounts(&container.on),
                 ])
             })
         }
         ContainerCommand::Grow(GrowArgs { name, size }) => {
             let grown = pool.grow_container(&name, size)?;
-            match (grown.change, grown.fs_grown) {
-                (Change::Unchanged, _) => out.note(&format!("container {name} had that size")),
-                (Change::Changed, true) => {}
-                (Change::Changed, false) => {
-                    out.note("only the device has grown: grow its file system where it is in use")
-                }
-            }
-            let size = grown.container.size;
+            note_growth(
+                out,
+                &format!("container {name}"),
+                grown.change,
+                grown.fs_grown,
+            );
+            let size = grown.container.on.size;
             out.done(&grown, || record([name.to_string(), size.to_string()]))
         }
         ContainerCommand::Unmount(ContainerArgs { name }) => {
@@ -256,20 +342,63 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
         }
         ContainerCommand::Trim(args) => trim::run(context, args),
         ContainerCommand::Who(ContainerArgs { name }) => who::run(context, &name),
+        ContainerCommand::Fork(ForkArgs { of, name }) => {
+            show_device(out, &pool.fork_container(&of, name.as_ref())?)
+        }
+        ContainerCommand::Snapshot(TakeArgs {
+            container,
+            snapshot,
+        }) => {
+            let of = WritableName::Container(container.name);
+            snapshot::take(context, &pool, &of, snapshot.as_ref())
+        }
+        ContainerCommand::Snapshots(ListOfArgs { container, list }) => {
+            let of = WritableName::Container(container.name);
+            snapshot::list(context, &pool, &of, &list)
+        }
+        ContainerCommand::SnapshotRemove(OneOfArgs {
+            container,
+            snapshot,
+        }) => {
+            let of = WritableName::Container(container.name);
+            snapshot::remove(context, &pool, &of, &snapshot.snapshot)
+        }
+        ContainerCommand::Rollback(OneOfArgs {
+            container,
+            snapshot,
+        }) => {
+            let to = &snapshot.snapshot;
+            show_device(out, &pool.rollback_container(&container.name, to)?)
+        }
+        ContainerCommand::Reset(ContainerArgs { name }) => {
+            show_device(out, &pool.reset_container(&name)?)
+        }
         ContainerCommand::Remove(RemoveArgs {
             name,
+            snapshots,
             dry_run: true,
             ..
-        }) => plan::show(context, &pool.plan_remove_container(&name)?),
+        }) => {
+            let name = WritableName::Container(name);
+            plan::show(context, &pool.plan_remove(&name, snapshots)?)
+        }
         ContainerCommand::Remove(RemoveArgs {
-            name, wait, queue, ..
+            name,
+            wait,
+            queue,
+            snapshots,
+            ..
         }) => {
             let how = match wait {
                 Some(limit) => Removing::Wait(limit.map(Duration::from_secs)),
                 None if queue => Removing::Queued,
                 None => Removing::Handed,
             };
-            let gone = pool.remove_container(&name, how)?;
+            let gone = if snapshots {
+                pool.remove_container_with_snapshots(&name, how)?
+            } else {
+                pool.remove_container(&name, how)?
+            };
             if !gone.removed {
                 let why = match gone.holders.as_slice() {
                     [] if gone.handed => "the monitor gives its space back".to_owned(),
@@ -288,65 +417,35 @@ pub(crate) fn run(context: &Context, command: ContainerCommand) -> anyhow::Resul
 /// Tells which device a container has.
 pub(crate) fn show_device(out: &Output, container: &ContainerReport) -> anyhow::Result<()> {
     out.done(&OneContainer { container }, || {
-        record([container.name.to_string(), node(container)])
+        record([container.name.to_string(), node(&container.on)])
     })
-}
-
-fn node(container: &ContainerReport) -> String {
-    or_dash(container.device.as_ref().map(|path| path.display()))
-}
-
-fn mounts(container: &ContainerReport) -> String {
-    list(container.mounts.iter().map(|path| path.display()))
 }
 
 const COLUMNS: &[Column<ContainerReport>] = &[
     shown("name", |c| Cell::text(&c.name)),
     shown("image", |c| Cell::text(&c.image)),
-    shown("state", |c| Cell::text(c.state)),
-    shown("size", |c| Cell::size(c.size)),
-    shown("mapped", |c| Cell::size_or_dash(c.mapped)),
-    shown("created", |c| Cell::moment(c.created_at)),
-    shown("device", |c| Cell::text(node(c))),
-    shown("mounted-on", |c| Cell::text(mounts(c))),
-    more("fs", |c| Cell::text(c.fs)),
-    more("growing-to", |c| Cell::size_or_dash(c.growing_to)),
+    shown("state", |c| Cell::text(c.on.state)),
+    shown("size", |c| Cell::size(c.on.size)),
+    shown("mapped", |c| Cell::size_or_dash(c.on.mapped)),
+    shown("created", |c| Cell::moment(c.on.created_at)),
+    shown("device", |c| Cell::text(node(&c.on))),
+    shown("mounted-on", |c| Cell::text(mounts(&c.on))),
+    more("fs", |c| Cell::text(c.on.fs)),
+    more("growing-to", |c| Cell::size_or_dash(c.on.growing_to)),
     more("image-id", |c| Cell::text(c.image_id)),
-    more("thin-id", |c| Cell::number(c.thin_id.get().into())),
-    more("volume", |c| Cell::number(c.volume.get())),
+    more("thin-id", |c| Cell::number(c.on.thin_id.get().into())),
+    more("volume", |c| Cell::number(c.on.volume.get())),
 ];
 
-/// The size, and what it is becoming where that is not finished.
-fn size_text(container: &ContainerReport) -> String {
-    match container.growing_to {
-        None => container.size.to_string(),
-        Some(size) => format!("{}, growing to {size}", container.size),
-    }
-}
-
 fn container_fields(container: &ContainerReport) -> String {
-    fields([
-        ("Container", container.name.to_string()),
-        (
-            "Image",
-            format!("{} ({})", container.image, short(container.image_id)),
-        ),
-        ("Created", utc(container.created_at)),
-        ("State", container.state.to_string()),
-        ("Size", size_text(container)),
-        ("Mapped", or_dash(container.mapped)),
-        ("File system", container.fs.to_string()),
-        ("UUID", or_dash(container.fs_uuid.as_ref())),
-        ("Device", node(container)),
-        ("Number", or_dash(container.devno)),
-        ("Mounted on", mounts(container)),
-        ("Volume", container.volume.to_string()),
-        ("Thin id", container.thin_id.to_string()),
-    ])
+    let image = format!("{} ({})", container.image, short(container.image_id));
+    let own = [("Container", container.name.to_string()), ("Image", image)];
+    fields(own.into_iter().chain(rows(&container.on)))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use dmthin::graph::WritableReport;
     use dmthin::ids::{DevNo, Digest, FsType, ThinId, VolumeId};
     use dmthin::store::VolumeState;
 
@@ -357,21 +456,23 @@ pub(crate) mod tests {
             name: ContainerName::new("web").unwrap(),
             image: "debian:12".to_owned(),
             image_id: Digest::from_bytes([0xab; 32]),
-            state: VolumeState::Ready,
-            volume: VolumeId::new(9),
-            thin_id: ThinId::new(8).unwrap(),
-            size: Bytes::from_gib(10),
-            growing_to: None,
-            mapped: active.then(|| Bytes::from_mib(212)),
-            fs: FsType::Ext4,
-            fs_uuid: None,
-            created_at: 951_782_400,
-            device: active.then(|| PathBuf::from("/dev/mapper/dmthin-tank-web")),
-            devno: active.then(|| DevNo::new(254, 3)),
-            mounts: if active {
-                vec!["/mnt".into(), "/srv/web".into()]
-            } else {
-                vec![]
+            on: WritableReport {
+                state: VolumeState::Ready,
+                volume: VolumeId::new(9),
+                thin_id: ThinId::new(8).unwrap(),
+                size: Bytes::from_gib(10),
+                growing_to: None,
+                mapped: active.then(|| Bytes::from_mib(212)),
+                fs: FsType::Ext4,
+                fs_uuid: None,
+                created_at: 951_782_400,
+                device: active.then(|| PathBuf::from("/dev/mapper/dmthin-tank-web")),
+                devno: active.then(|| DevNo::new(254, 3)),
+                mounts: if active {
+                    vec!["/mnt".into(), "/srv/web".into()]
+                } else {
+                    vec![]
+                },
             },
         }
     }

@@ -1,19 +1,28 @@
 //! `pool-cli image`: import, list and remove images.
 
+mod export;
+mod inspect;
+mod remove;
+
+pub(crate) use export::out_to;
+
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Subcommand};
 use dmthin::graph::{
-    HistoryReport, ImageReport, ImportReport, ImportSource, LayerTree, RemovedImage,
+    HistoryReport, ImageReport, ImportReport, ImportSource, LayerCheck, LayerTree, LayerVerdict,
+    require_whole,
 };
 use dmthin::ids::ImageRef;
 use serde::Serialize;
 
 use crate::args::{Cli, Context};
 use crate::columns::{Cell, Column, ListArgs, more, shown};
-use crate::commands::plan;
+use crate::commands::diff::show_layers;
+use crate::commands::image::export::{EXPORT_HELP, ExportArgs};
+use crate::commands::image::remove::{PruneArgs, RemoveArgs};
 use crate::output::{clean, lines, list, or_dash, record, short, table};
 use crate::progress::Progress;
 
@@ -57,11 +66,78 @@ Long commands are cut to 60 characters; --json has all of them.
 Example:
   pool-cli image history debian:12")]
     History(ImageArgs),
+    /// Show all there is to know of an image
+    #[command(after_help = "\
+Examples:
+  pool-cli image inspect debian:12
+  pool-cli image inspect debian:12 --json | jq .image.config.config.Env")]
+    Inspect(ImageArgs),
+    /// Write an image as an archive that docker, skopeo and others take
+    #[command(after_help = EXPORT_HELP)]
+    Export(ExportArgs),
+    /// Show what differs between the files of two images
+    #[command(after_help = "\
+Found as by `container diff`, in the fastest way that is exact.
+
+Prints: A, M or D (added, modified, deleted) and the path, one a line: what becomes of A's files
+in B.
+
+Example:
+  pool-cli image diff debian:12 web:2")]
+    Diff(DiffArgs),
+    /// Give an image a name
+    #[command(after_help = "\
+A name that another image has is taken from it, as `docker tag` does. Without a tag it gets
+`latest`.
+
+Prints: the image's id and its names (commas between them), with a tab between the two.
+
+Example:
+  pool-cli image tag debian:12 debian:stable")]
+    Tag(TagArgs),
+    /// Take a name from its image
+    #[command(after_help = "\
+The image stays, without a name if that was its last one: it is called by its id then, and `image
+prune` takes it. `image rm` takes an image with its last name.
+
+Prints: the image's id and its names (- if none), with a tab between the two.
+
+Example:
+  pool-cli image untag debian:stable")]
+    Untag(UntagArgs),
+    /// Remove the images that nothing leads to
+    #[command(after_help = "\
+Those are images that have neither a name nor a container, and that no image was built on which
+stays: the history of what has a name is kept, as git keeps it.
+
+Prints: `deleted` and the id, a line for each, with a tab between the two. With --dry-run it prints
+what would go, as `image rm --dry-run` does.
+
+Example:
+  pool-cli image prune --dry-run")]
+    Prune(PruneArgs),
+    /// Read layers again and say which of their files are not what they were
+    #[command(after_help = "\
+Each layer's tar is put together again from its files, and must have the digest it was imported with. One
+that has another ends the command with exit code 8. What is compared is what the files hold; owners, modes
+and times are not. Layers that were imported by a version that kept no record, or on another host, are
+told as `no-record` and cannot be read this way.
+
+Prints: `whole`, `changed`, `no-record` or `bad-record` and the layer's diff id, a line for each layer;
+below one that changed `file`, its diff id and the file's path, a line for each; with tabs between them.
+
+Examples:
+  pool-cli image verify debian:12
+  pool-cli image verify --all --json | jq -r '.layers[] | select(.verdict == \"changed\") | .changed[]'")]
+    Verify(VerifyArgs),
     /// Remove a name of an image; with its last name the image and the layers only it needs
     #[command(
         name = "rm",
         after_help = "\
 Refused with exit code 5 while a container was made from it.
+
+With --prune the images go with it that it was built on, have neither a name nor a container, and
+that no other image was built on.
 
 Prints: `untagged` and a name, or `deleted` and the id, a line for each, with a tab between the two.
 With --dry-run it prints what would go, `name`, `volume` or `device` and which, and `bytes` that come
@@ -100,15 +176,42 @@ pub(crate) struct ImageArgs {
     image: String,
 }
 
-/// Options of `image rm`.
+/// Options of `image verify`.
 #[derive(Debug, Args)]
-pub(crate) struct RemoveArgs {
+#[group(required = true, multiple = false)]
+pub(crate) struct VerifyArgs {
+    /// Name of the image, its id, or the first digits of its id
+    #[arg(value_name = "REF")]
+    image: Option<String>,
+    /// Every layer of the pool
+    #[arg(long)]
+    all: bool,
+}
+
+/// Options of `image diff`.
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Name of the older image, its id, or the first digits of its id
+    a: String,
+    /// Name of the newer one
+    b: String,
+}
+
+/// Options of `image tag`.
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
     /// Name of the image, its id, or the first digits of its id
     #[arg(value_name = "REF")]
     image: String,
-    /// Show what would go and what would come back, but change nothing
-    #[arg(long)]
-    dry_run: bool,
+    /// Its new name
+    name: ImageRef,
+}
+
+/// Options of `image untag`.
+#[derive(Debug, Args)]
+pub(crate) struct UntagArgs {
+    /// The name
+    name: ImageRef,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,13 +230,18 @@ struct Layers<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct Verified<'a> {
+    layers: &'a [LayerCheck],
+}
+
+#[derive(Debug, Serialize)]
 struct History<'a> {
     history: &'a [HistoryReport],
 }
 
 #[derive(Debug, Serialize)]
-struct Removed<'a> {
-    removed: &'a RemovedImage,
+struct One<'a, T> {
+    image: &'a T,
 }
 
 /// Runs one of them.
@@ -160,15 +268,53 @@ pub(crate) fn run(context: &Context, command: ImageCommand) -> anyhow::Result<()
             let history = context.pool(None)?.history(&image)?;
             out.show(&History { history: &history }, || history_table(&history))
         }
-        ImageCommand::Remove(RemoveArgs {
-            image,
-            dry_run: true,
-        }) => plan::show(context, &context.pool(None)?.plan_remove_image(&image)?),
-        ImageCommand::Remove(RemoveArgs { image, .. }) => {
-            let removed = context.pool(None)?.remove_image(&image)?;
-            out.done(&Removed { removed: &removed }, || removed_text(&removed))
+        ImageCommand::Verify(VerifyArgs { image, .. }) => {
+            let layers = context.pool(None)?.verify_layers(image.as_deref())?;
+            out.show(&Verified { layers: &layers }, || verified_text(&layers))?;
+            Ok(require_whole(&layers)?)
+        }
+        ImageCommand::Inspect(ImageArgs { image }) => inspect::run(context, &image),
+        ImageCommand::Export(args) => export::run(context, &args),
+        ImageCommand::Diff(DiffArgs { a, b }) => {
+            show_layers(context, &context.pool(None)?.diff_images(&a, &b)?)
+        }
+        ImageCommand::Tag(TagArgs { image, name }) => {
+            let image = context.pool(None)?.tag_image(&image, &name)?;
+            out.done(&One { image: &image }, || id_and_names(&image))
+        }
+        ImageCommand::Untag(UntagArgs { name }) => {
+            let image = context.pool(None)?.untag_image(&name)?;
+            out.done(&One { image: &image }, || id_and_names(&image))
+        }
+        ImageCommand::Prune(args) => remove::prune(context, &args),
+        ImageCommand::Remove(args) => remove::run(context, &args),
+    }
+}
+
+fn id_and_names(image: &ImageReport) -> String {
+    record([image.id.to_string(), list(&image.names)])
+}
+
+/// The word for a verdict, as in JSON.
+const fn verdict_word(verdict: LayerVerdict) -> &'static str {
+    match verdict {
+        LayerVerdict::Whole => "whole",
+        LayerVerdict::Changed => "changed",
+        LayerVerdict::NoRecord => "no-record",
+        LayerVerdict::BadRecord => "bad-record",
+    }
+}
+
+fn verified_text(layers: &[LayerCheck]) -> String {
+    let mut text = String::new();
+    for layer in layers {
+        let word = verdict_word(layer.verdict);
+        text.push_str(&format!("{word}\t{}\n", layer.diff_id));
+        for path in &layer.changed {
+            text.push_str(&format!("file\t{}\t{}\n", layer.diff_id, clean(path)));
         }
     }
+    text
 }
 
 fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
@@ -198,7 +344,7 @@ fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
 }
 
 /// Where the archive comes from; nobody types one.
-fn source(file: PathBuf, stdin_is_terminal: bool) -> Result<ImportSource, clap::Error> {
+pub(crate) fn source(file: PathBuf, stdin_is_terminal: bool) -> Result<ImportSource, clap::Error> {
     if file.as_os_str() != "-" {
         return Ok(ImportSource::File(file));
     }
@@ -301,17 +447,6 @@ fn cut(text: &str) -> String {
         return text.to_owned();
     }
     text.chars().take(WIDTH - 3).chain("...".chars()).collect()
-}
-
-fn removed_text(removed: &RemovedImage) -> String {
-    let names = removed
-        .names
-        .iter()
-        .map(|name| record(["untagged".to_owned(), name.to_string()]));
-    let image = removed
-        .removed
-        .then(|| record(["deleted".to_owned(), removed.id.to_string()]));
-    names.chain(image).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `pool-cli pool`: make, open, close and look at pools.
 
 mod create;
+mod map;
 mod storage_opt;
 
 use std::path::PathBuf;
@@ -18,11 +19,13 @@ use dmthin::units::{NewSize, Percent};
 use serde::Serialize;
 
 use self::create::CreateArgs;
+use self::map::{MAP_HELP, MapArgs};
 use crate::args::{Context, new_size};
 use crate::columns::ListArgs;
 use crate::commands::ballast::{self, BallastCommand};
 use crate::commands::plan;
-use crate::commands::repair::{self, REPAIR_HELP, RepairArgs};
+use crate::commands::recover::{self, RECOVER_HELP, RecoverArgs};
+use crate::commands::repair::{self, BACKUP_HELP, BackupArgs, REPAIR_HELP, RepairArgs};
 use crate::commands::trim;
 use crate::output::{lines, record};
 use show::{COLUMNS, adopted_text, opened, painted_fields, plan_fields};
@@ -154,9 +157,18 @@ virtual machine has open is left to that, with a dash.
 Example:
   pool-cli pool trim tank")]
     Trim(StatusArgs),
+    /// Draw where in a pool's data the blocks of images and containers lie
+    #[command(after_help = MAP_HELP)]
+    Map(MapArgs),
     /// Make a pool work again whose metadata are damaged, and check what is in it
     #[command(after_help = REPAIR_HELP)]
     Repair(RepairArgs),
+    /// Make the catalogue of a pool again that is lost, out of the pool
+    #[command(after_help = RECOVER_HELP)]
+    Recover(RecoverArgs),
+    /// Copy a pool's metadata, for the day when they cannot be repaired
+    #[command(after_help = BACKUP_HELP)]
+    BackupMetadata(BackupArgs),
     /// Destroy a pool with all images and containers in it
     #[command(after_help = "\
 Refused with exit code 5 while a container of the pool is mounted or in use. There is no way back.
@@ -427,7 +439,10 @@ pub(crate) fn run(context: &Context, command: PoolCommand) -> anyhow::Result<()>
                 ])
             })
         }
+        PoolCommand::Map(args) => map::run(context, &args),
         PoolCommand::Repair(args) => repair::run(context, &args),
+        PoolCommand::Recover(args) => recover::run(context, args),
+        PoolCommand::BackupMetadata(args) => repair::backup(context, &args),
         PoolCommand::Ballast(command) => ballast::run(context, command),
         PoolCommand::Close(NameArgs { name }) => {
             let change = context.host.close_pool(&name)?;

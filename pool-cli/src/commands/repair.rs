@@ -1,7 +1,12 @@
 //! `pool-cli pool repair`: makes a pool work again whose metadata are damaged.
 
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
 use clap::Args;
-use dmthin::graph::{Checked, PoolError, RepairReport, Repaired, VolumeCheck};
+use dmthin::graph::{
+    Checked, MetadataCopy, PoolError, RepairFrom, RepairReport, Repaired, VolumeCheck,
+};
 use dmthin::ids::PoolName;
 use serde::Serialize;
 
@@ -19,9 +24,25 @@ its kind, its number or the container's name, and clean, journal (mount it to ha
 replayed), damaged or not-checked, and why; with tabs between them. Exit code 8 if a volume is damaged,
 10 if a program is not installed. With --dry-run, of a closed pool, only what would be done.
 
+With --from-copy the metadata are made anew from a copy that `pool backup-metadata` or the monitor took,
+the newest if none is named (restored). The pool is then what it was at that time: what was made since is
+lost, and what was written since may be, so that this is for metadata that thin_repair cannot help.
+
 Examples:
   pool-cli pool repair tank --dry-run
-  pool-cli pool repair tank";
+  pool-cli pool repair tank
+  pool-cli pool repair tank --from-copy";
+
+pub(crate) const BACKUP_HELP: &str = "\
+A sparse file metadata-copy-TIME beside the catalogue, of a pool that is open or closed; of the older
+ones the newest are kept. The monitor takes one a day. `pool repair --from-copy` uses them.
+
+Prints: NAME, the copy and the bytes that it takes, with tabs between them. Exit code 75 while another
+tool reads the metadata.
+
+Examples:
+  pool-cli pool backup-metadata
+  pool-cli pool backup-metadata tank --keep 10";
 
 /// Options of `pool repair`.
 #[derive(Debug, Args)]
@@ -31,6 +52,43 @@ pub(crate) struct RepairArgs {
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+    /// Make the metadata of this copy, or the newest there is
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with = "dry_run"
+    )]
+    from_copy: Option<Option<PathBuf>>,
+}
+
+/// Options of `pool backup-metadata`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Name of the pool [default: the one of --pool, else the only one]
+    name: Option<PoolName>,
+    /// How many copies are kept, the new one counted
+    #[arg(long, value_name = "COPIES", default_value = "5")]
+    keep: NonZeroUsize,
+}
+
+#[derive(Debug, Serialize)]
+struct Copied<'a> {
+    backup: &'a MetadataCopy,
+}
+
+/// Runs `pool backup-metadata`.
+pub(crate) fn backup(context: &Context, args: &BackupArgs) -> anyhow::Result<()> {
+    let pool = context.pool(args.name.as_ref())?;
+    let copy = pool.backup_metadata(args.keep.get())?;
+    context.out.done(&Copied { backup: &copy }, || {
+        record([
+            copy.name.to_string(),
+            copy.copy.display().to_string(),
+            copy.bytes.to_string(),
+        ])
+    })
 }
 
 #[derive(Debug, Serialize)]
@@ -52,7 +110,12 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> anyhow::Result<()> {
             record(["metadata".to_owned(), word(would_be).to_owned()])
         });
     }
-    let report = context.host.repair_pool(&args.name)?;
+    let from = match &args.from_copy {
+        None => RepairFrom::Themselves,
+        Some(None) => RepairFrom::NewestCopy,
+        Some(Some(path)) => RepairFrom::Copy(path.clone()),
+    };
+    let report = context.host.repair_pool(&args.name, &from)?;
     out.done(&Done { repair: &report }, || text(&report))?;
     let damaged = report
         .volumes
@@ -71,6 +134,7 @@ const fn word(repaired: Repaired) -> &'static str {
         Repaired::Sound => "sound",
         Repaired::FlagCleared => "flag-cleared",
         Repaired::Rebuilt => "rebuilt",
+        Repaired::Restored => "restored",
     }
 }
 

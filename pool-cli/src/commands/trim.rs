@@ -2,7 +2,8 @@
 
 use clap::Args;
 use dmthin::graph::{Pool, TrimReport};
-use dmthin::ids::ContainerName;
+use dmthin::ids::{ContainerName, WritableName};
+use dmthin::units::Bytes;
 use serde::Serialize;
 
 use crate::args::Context;
@@ -27,7 +28,7 @@ pub(crate) struct TrimArgs {
     /// Name of the container
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     name: Option<ContainerName>,
-    /// Trim every container of the pool
+    /// Trim every container and data volume of the pool
     #[arg(long)]
     all: bool,
 }
@@ -48,18 +49,26 @@ pub(crate) fn trim(
     pool: &Pool,
     name: Option<ContainerName>,
 ) -> anyhow::Result<()> {
-    let mut reports = match name {
-        Some(name) => {
-            let trimmed = Some(pool.trim_container(&name)?);
-            vec![TrimReport {
-                name,
-                trimmed,
-                problem: None,
-                error: None,
-            }]
-        }
-        None => pool.trim_containers()?,
+    let reports = match name {
+        Some(name) => vec![report((&name).into(), pool.trim_container(&name)?)],
+        None => pool.trim_all()?,
     };
+    tell(context, reports)
+}
+
+/// What trimming one came to that was named.
+pub(crate) fn report(name: WritableName, trimmed: Bytes) -> TrimReport {
+    TrimReport {
+        kind: name.kind(),
+        name,
+        trimmed: Some(trimmed),
+        problem: None,
+        error: None,
+    }
+}
+
+/// Prints what was trimmed.
+pub(crate) fn tell(context: &Context, mut reports: Vec<TrimReport>) -> anyhow::Result<()> {
     let body = Trimmed { trimmed: &reports };
     context.out.done(&body, || {
         reports

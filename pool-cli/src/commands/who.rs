@@ -15,7 +15,7 @@ without a process. PID is - where it is no process that holds it.
 What to do about each goes to stderr. Nothing is printed but the header where nobody holds it.
 
 Examples:
-  pool-cli who web
+  pool-cli who web                         # a container; a data volume: pool-cli volume who db
   pool-cli who web --json | jq '.who.holders[] | select(.kind == \"open_file\") | .process.pid'";
 
 #[derive(Debug, Serialize)]
@@ -25,9 +25,13 @@ struct Who<'a> {
 
 /// Runs it.
 pub(crate) fn run(context: &Context, name: &ContainerName) -> anyhow::Result<()> {
+    tell(context, &context.pool(None)?.who(name)?)
+}
+
+/// Prints what was found.
+pub(crate) fn tell(context: &Context, report: &WhoReport) -> anyhow::Result<()> {
     let out = &context.out;
-    let report = context.pool(None)?.who(name)?;
-    out.show(&Who { who: &report }, || who_table(&report.holders))?;
+    out.show(&Who { who: report }, || who_table(&report.holders))?;
     let mut told: Vec<String> = report.holders.iter().map(Holder::hint).collect();
     told.dedup();
     told.iter().for_each(|hint| out.hint(hint));

@@ -96,7 +96,7 @@ const TEXTS: &[Text] = &[
         meaning: "something uses it",
         causes: &[
             "a container that is mounted, or whose device a virtual machine has open",
-            "an image with containers",
+            "an image with containers, a container or volume with snapshots",
             "a data device that carries something else, or a command that works on the pool",
         ],
         remedies: &[

@@ -5,13 +5,16 @@ use dmthin::graph::{FindingKind, NoGrowth};
 use super::*;
 use crate::commands::container::tests::container;
 use crate::commands::pool::tests::report;
+use crate::commands::volume::tests::volume;
 
 fn watched(pool: PoolReport, measured: &Measured) -> Watched<'_> {
     Watched {
         pool,
         containers: vec![],
+        volumes: vec![],
         counts: BTreeMap::new(),
         measured,
+        copied: UNIX_EPOCH.checked_add(Duration::from_secs(1_700_000_000)),
     }
 }
 
@@ -73,6 +76,7 @@ fn every_family_comes_once_with_its_type_before_its_samples() {
         "dmthin_autoextend_total{pool=\"tank\",what=\"data\",result=\"grown\"} 2",
         "dmthin_autoextend_total{pool=\"tank\",what=\"metadata\",result=\"refused\"} 1",
         "# TYPE dmthin_autoextend_total counter",
+        "dmthin_last_metadata_backup_timestamp_seconds{pool=\"tank\"} 1700000000",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
@@ -227,15 +231,16 @@ fn volumes_are_told_with_what_was_measured_of_them() {
         exclusive: Bytes::new(exclusive),
     };
     let (mut active, mut idle) = (container(true), container(false));
-    (active.volume, idle.volume) = (VolumeId::new(7), VolumeId::new(8));
+    (active.on.volume, idle.on.volume) = (VolumeId::new(7), VolumeId::new(8));
     idle.name = "idle".parse().unwrap();
-    active.mapped = Some(Bytes::new(70));
-    idle.mapped = None;
+    active.on.mapped = Some(Bytes::new(70));
+    idle.on.mapped = None;
     let measured = Measured {
         volumes: Some(vec![
             usage(2, VolumeKind::Layer, 20, 2),
             usage(7, VolumeKind::Container, 60, 6),
             usage(8, VolumeKind::Container, 80, 8),
+            usage(9, VolumeKind::Data, 90, 9),
         ]),
         orphans: Some([(FindingKind::UnknownThin, 3), (FindingKind::MissingThin, 0)].into()),
         operations: vec![],
@@ -243,12 +248,14 @@ fn volumes_are_told_with_what_was_measured_of_them() {
     let pool = Watched {
         pool: report(),
         containers: vec![active, idle],
+        volumes: vec![volume()],
         counts: [
             ((VolumeKind::Layer, VolumeState::Ready), 1),
             ((VolumeKind::Container, VolumeState::Deleting), 4),
         ]
         .into(),
         measured: &measured,
+        copied: None,
     };
     let text = render(&[pool], &Counters::default());
     assert_eq!(
@@ -258,16 +265,19 @@ fn volumes_are_told_with_what_was_measured_of_them() {
 # TYPE dmthin_volume_exclusive_bytes gauge
 dmthin_volume_exclusive_bytes{pool=\"tank\",volume=\"web\",kind=\"container\",image=\"debian:12\"} 6
 dmthin_volume_exclusive_bytes{pool=\"tank\",volume=\"idle\",kind=\"container\",image=\"debian:12\"} 8
+dmthin_volume_exclusive_bytes{pool=\"tank\",volume=\"db\",kind=\"data\"} 9
 dmthin_volume_exclusive_bytes{pool=\"tank\",volume=\"2\",kind=\"layer\"} 2
 # HELP dmthin_volume_mapped_bytes What a volume maps of its pool, shared blocks included.
 # TYPE dmthin_volume_mapped_bytes gauge
 dmthin_volume_mapped_bytes{pool=\"tank\",volume=\"web\",kind=\"container\",image=\"debian:12\"} 70
 dmthin_volume_mapped_bytes{pool=\"tank\",volume=\"idle\",kind=\"container\",image=\"debian:12\"} 80
+dmthin_volume_mapped_bytes{pool=\"tank\",volume=\"db\",kind=\"data\"} 3145728
 dmthin_volume_mapped_bytes{pool=\"tank\",volume=\"2\",kind=\"layer\"} 20
 # HELP dmthin_volume_virtual_bytes Size of a volume.
 # TYPE dmthin_volume_virtual_bytes gauge
 dmthin_volume_virtual_bytes{pool=\"tank\",volume=\"web\",kind=\"container\",image=\"debian:12\"} 10737418240
 dmthin_volume_virtual_bytes{pool=\"tank\",volume=\"idle\",kind=\"container\",image=\"debian:12\"} 10737418240
+dmthin_volume_virtual_bytes{pool=\"tank\",volume=\"db\",kind=\"data\"} 21474836480
 dmthin_volume_virtual_bytes{pool=\"tank\",volume=\"2\",kind=\"layer\"} 10737418240
 # HELP dmthin_volumes How many volumes there are.
 # TYPE dmthin_volumes gauge

@@ -1,33 +1,73 @@
 //! The same by programs: `dmsetup` with its company, and `pool-cli`.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use dmthin::ids::ThinId;
 
 use crate::bench::floor::Origin;
 use crate::bench::plan::{OwnIds, Way};
 use crate::bench::samples::Phase;
 
+/// How often the memory of a program that runs is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Runs a program that must succeed.
 pub(super) fn run(program: &str, args: &[&str]) -> Result<()> {
+    run_while(program, args, |_| ())
+}
+
+/// Runs a program that must succeed, and gives the most memory that it had, in bytes.
+pub(super) fn run_watched(program: &str, args: &[&str]) -> Result<u64> {
+    let (ended, end) = channel::<()>();
+    let watch = run_while(program, args, |pid| {
+        thread::spawn(move || {
+            let mut peak = 0;
+            // The kernel keeps the highest: what is missed is only what comes after the last look.
+            while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                peak = high_water(pid).unwrap_or(peak);
+            }
+            peak
+        })
+    })?;
+    drop(ended);
+    watch.join().map_err(|_| anyhow!("the watch panicked"))
+}
+
+/// The most memory that a process had until now, in bytes.
+fn high_water(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Runs a program that must succeed; `begun` is told its pid.
+fn run_while<T>(program: &str, args: &[&str], begun: impl FnOnce(u32) -> T) -> Result<T> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     if !Path::new("/run/udev/control").exists() {
         // Else libdevmapper leaves the nodes to a udevd that is not there.
         command.env("DM_DISABLE_UDEV", "1");
     }
-    let output = command
-        .output()
+    let child = command
+        .spawn()
         .with_context(|| format!("{program} could not be started"))?;
+    let begun = begun(child.id());
+    let output = child.wait_with_output()?;
     ensure!(
         output.status.success(),
         "{program} {args:?}: {}, {}",
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    Ok(())
+    Ok(begun)
 }
 
 pub(super) fn text(path: &Path) -> Result<String> {

@@ -97,16 +97,20 @@ impl Floor {
         Ok(())
     }
 
+    /// All of the device.
+    fn discard(&self, phase: &mut Phase) -> Result<()> {
+        phase.step("discard", || {
+            let block = ioctl::open_exclusive(&self.node, Access::ReadWrite)?;
+            let size = ioctl::size(&block)?;
+            Ok(ioctl::discard(&block, Bytes::ZERO, size)?)
+        })
+    }
+
     /// From a device to nothing.
     pub(super) fn remove(&mut self, phase: &mut Phase) -> Result<()> {
         let Some((id, dev)) = self.active.take() else {
             return Ok(());
         };
-        phase.step("discard", || {
-            let block = ioctl::open_exclusive(&self.node, Access::ReadWrite)?;
-            let size = ioctl::size(&block)?;
-            Ok(ioctl::discard(&block, Bytes::ZERO, size)?)
-        })?;
         phase.step("DEV_REMOVE", || {
             let device = DevId::Dev(dev);
             Ok(self.control.remove(device, Deferred::No, self.cookie)?)
@@ -140,6 +144,7 @@ impl Way for Floor {
         phase.step("umount", || {
             Ok(rustix::mount::unmount(&self.dir, UnmountFlags::empty())?)
         })?;
+        self.discard(phase)?;
         self.remove(phase)
     }
 }

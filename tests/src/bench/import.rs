@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::bench::commands::{run, text};
+use crate::bench::commands::{run, run_watched, text};
 use crate::bench::floor::Floor;
 use crate::bench::plan::Way as _;
 use crate::bench::samples::Phase;
@@ -25,8 +25,15 @@ pub(super) struct Imports {
     imported: bool,
 }
 
+/// Nobody profits from what another one read or left unwritten.
+pub(super) fn level() -> Result<()> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").context("the page cache stays")
+}
+
 impl Imports {
-    const NAME: &'static str = "bench:1";
+    /// The image's name.
+    pub(super) const NAME: &'static str = "bench:1";
 
     pub(super) fn new(root: &Path, dir: &Path, image: &Path, mut volume: Floor) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
@@ -63,26 +70,26 @@ impl Imports {
         Ok(())
     }
 
-    /// Nobody profits from what another one read or left unwritten.
-    fn level(&self) -> Result<()> {
-        rustix::fs::sync();
-        std::fs::write("/proc/sys/vm/drop_caches", "3").context("the page cache stays")
+    /// The layers' names in the archive, the bottom one first.
+    pub(super) fn layers(&self) -> &[String] {
+        &self.layers
     }
 
-    /// `pool-cli image import`.
-    pub(super) fn import(&mut self) -> Result<Duration> {
-        self.level()?;
+    /// `pool-cli image import`: how long it took, and the most memory that it had.
+    pub(super) fn import(&mut self) -> Result<(Duration, u64)> {
+        level()?;
         let started = Instant::now();
         let args = ["--root", &self.root, "image", "import", &self.image];
-        run("pool-cli", &[&args[..], &["--name", Self::NAME]].concat())?;
+        let args = [&args[..], &["--name", Self::NAME]].concat();
+        let peak = run_watched("pool-cli", &args)?;
         self.imported = true;
-        Ok(started.elapsed())
+        Ok((started.elapsed(), peak))
     }
 
     /// `tar -x` of every layer, and `sync`, onto a snapshot of the same base volume.
     pub(super) fn tar(&mut self) -> Result<Duration> {
         self.volume.up(&mut Phase::default())?;
-        self.level()?;
+        level()?;
         let started = Instant::now();
         for layer in &self.layers {
             self.unpack(layer).with_context(|| layer.clone())?;

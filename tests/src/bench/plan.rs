@@ -4,22 +4,26 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use dmthin::dm::names;
-use dmthin::graph::{CreatePool, Host, PoolOn};
+use dmthin::graph::{CreatePool, Host};
 use dmthin::ids::{FsType, PoolName, ThinId};
-use dmthin::store::{Catalogue, Guard, WhenFull};
-use dmthin::units::{BlockSize, Bytes};
+use dmthin::store::Catalogue;
+use dmthin::units::Bytes;
 
 use crate::bench::commands::{Cli, Dmsetup};
+use crate::bench::diff::{Place, RealTree};
 use crate::bench::floor::{Floor, Origin};
 use crate::bench::import::Imports;
 use crate::bench::library::Library;
+use crate::bench::parts::{Only, Part};
 use crate::bench::samples::{Measured, Phase, Rounds, Samples};
-use crate::bench::{crowd, removal};
+use crate::bench::{commit, crowd, diff, opening, removal, space};
 
 /// The pool's name.
 const POOL: &str = "bench";
 /// Thin ids from here on are those of the ways that have no catalogue, which never gets that far.
 const FIRST_OWN_ID: u64 = 1 << 23;
+/// Commits that are measured.
+const COMMITS: u64 = 20;
 
 /// How much is measured, and where.
 #[derive(Clone, Debug)]
@@ -28,7 +32,13 @@ pub struct Settings {
     pub rounds: u64,
     /// Imports of the image, and as many `tar -x` of it; at least one, for the rounds need an image.
     pub imports: u64,
-    /// A directory on a disk, for the pool.
+    /// Volumes of the pool that is opened; none leaves that out.
+    pub volumes: u64,
+    /// Sizes of the images of empty files of which a diff is measured.
+    pub sizes: Vec<u64>,
+    /// Which parts.
+    pub only: Only,
+    /// A directory for the pool.
     pub work: PathBuf,
     /// The image, a docker-archive.
     pub image: PathBuf,
@@ -74,21 +84,7 @@ pub fn run(settings: &Settings) -> Result<Measured> {
     let root = settings.work.join("root");
     let host = Host::new(root.clone());
     let name = PoolName::new(POOL)?;
-    host.create_pool(&CreatePool {
-        name: name.clone(),
-        size: CreatePool::DEFAULT_SIZE,
-        metadata_size: None,
-        block_size: BlockSize::DEFAULT,
-        base_size: CreatePool::DEFAULT_BASE_SIZE,
-        fs: FsType::Ext4,
-        mkfs_args: Vec::new(),
-        single_tenant: false,
-        guard: Guard::default(),
-        when_full: WhenFull::Queue,
-        on: PoolOn::Files,
-        force: false,
-        overcommit: true,
-    })?;
+    host.create_pool(&CreatePool::new(name.clone()))?;
     let origin = |thin_id: ThinId, size: Bytes| -> Result<Origin> {
         Ok(Origin {
             pool: names::pool_name(&name),
@@ -108,17 +104,10 @@ pub fn run(settings: &Settings) -> Result<Measured> {
         Floor::new(origin(base.thin_id, base.size)?, 0)?,
     )?;
     let mut measured = Measured::default();
-    for run in 1..=settings.imports {
-        imports.forget_image()?;
-        eprintln!("import {run} of {}", settings.imports);
-        // Who goes first finds the pool's younger half; they take turns in that.
-        if run % 2 == 0 {
-            measured.import.push(imports.import()?);
-            measured.tar.push(imports.tar()?);
-        } else {
-            measured.tar.push(imports.tar()?);
-            measured.import.push(imports.import()?);
-        }
+    match settings.only.has(Part::Image) {
+        true => take_turns_at_imports(&mut imports, settings.imports, &mut measured)?,
+        // The other parts need an image all the same.
+        false => drop(imports.import()?),
     }
 
     let pool = host.pool(&name)?;
@@ -147,13 +136,81 @@ pub fn run(settings: &Settings) -> Result<Measured> {
         )?),
         Box::new(Cli::new(&root, image.id.to_string(), &dirs("cli")?)?),
     ];
-    measured.rounds = take_turns(ways, settings.rounds)?;
-    measured.removal = removal::measure(&pool, &catalogue, &image.id.to_string(), settings.rounds)?;
-    measured.crowds = crowd::measure(&pool, &image.id.to_string(), &top)?;
+    match settings.only.has(Part::Device) {
+        true => measured.rounds = take_turns(ways, settings.rounds)?,
+        false => drop(ways),
+    }
+    if settings.only.has(Part::Crowds) {
+        let image = image.id.to_string();
+        measured.removal = removal::measure(&pool, &catalogue, &image, settings.rounds)?;
+        measured.crowds = crowd::measure(&pool, &image, &top)?;
+    }
+    if settings.only.has(Part::Diff) || settings.only.has(Part::Commits) {
+        let place = Place {
+            pool: &pool,
+            catalogue: &catalogue,
+            dm_pool: &top.pool,
+            root: &root.join(POOL),
+            work: &settings.work,
+        };
+        of_the_large_image(&place, settings, &imports, &mut measured)?;
+    }
+    let volumes = settings.volumes;
+    let is_many = volumes > 0 && settings.only.has(Part::Opening);
+    if is_many {
+        let image = catalogue.images()?.pop().context("there is no image")?;
+        opening::fill(&pool, &catalogue, &top, &image, volumes)?;
+        measured.space = Some(space::measure(&pool, volumes)?);
+    }
     drop(pool);
+    if is_many {
+        measured.opening = Some(opening::measure(&host, &name, volumes)?);
+    }
     // Nothing may be left that keeps the pool busy.
     host.close_pool(&name)?;
     Ok(measured)
+}
+
+fn take_turns_at_imports(imports: &mut Imports, runs: u64, measured: &mut Measured) -> Result<()> {
+    for run in 1..=runs {
+        imports.forget_image()?;
+        eprintln!("import {run} of {runs}");
+        // Who goes first finds the pool's younger half; they take turns in that.
+        if run % 2 == 1 {
+            measured.tar.push(imports.tar()?);
+        }
+        let (took, peak) = imports.import()?;
+        measured.import.push(took);
+        measured.import_peak = measured.import_peak.max(peak);
+        if run % 2 == 0 {
+            measured.tar.push(imports.tar()?);
+        }
+    }
+    Ok(())
+}
+
+/// Commits and diffs.
+fn of_the_large_image(
+    place: &Place<'_>,
+    settings: &Settings,
+    imports: &Imports,
+    measured: &mut Measured,
+) -> Result<()> {
+    let tree = RealTree {
+        archive: &settings.image,
+        // The last layer has all that is awkward.
+        layers: imports.layers().split_last().context("no layer")?.1,
+        image: Imports::NAME,
+    };
+    let large = tree.make(place.pool, place.work)?;
+    if settings.only.has(Part::Commits) {
+        let dir = settings.work.join("commit");
+        measured.commits = commit::measure(place.pool, &large, &dir, COMMITS)?;
+    }
+    if settings.only.has(Part::Diff) {
+        measured.diffs = diff::measure(place, large, &settings.sizes)?;
+    }
+    Ok(())
 }
 
 fn take_turns(ways: Vec<Box<dyn Way + '_>>, rounds: u64) -> Result<Rounds> {

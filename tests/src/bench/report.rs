@@ -1,26 +1,13 @@
 //! Tables of what was measured, as Markdown that reads well on a terminal too.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
+use std::time::Duration;
 
 use crate::bench::crowd::Crowd;
+use crate::bench::machine::Machine;
+use crate::bench::opening::Opening;
 use crate::bench::samples::{Measured, Phase, Series};
-
-/// The machine that was measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
-    /// The kernel's release.
-    pub kernel: String,
-    /// How the guest was run.
-    pub accel: String,
-    /// Its processors.
-    pub cpus: u8,
-    /// Its memory.
-    pub memory: String,
-    /// Whether udevd ran in it.
-    pub udev: bool,
-    /// The host's load average before and after, as it says itself.
-    pub load: [String; 2],
-}
+use crate::bench::space::Space;
 
 /// What was measured, and where.
 #[derive(Clone, Debug)]
@@ -93,6 +80,18 @@ impl Report {
         median(0)
             .filter(|floor| *floor > 0.0)
             .and_then(|floor| Some(median(1)? / floor))
+    }
+
+    /// How many times a container's making a commit takes, by their medians.
+    #[must_use]
+    pub fn commit_ratio(&self) -> Option<f64> {
+        let median = |wanted: &str| {
+            let mut steps = self.measured.commits.steps.iter();
+            let (_, series) = steps.find(|(step, _)| step == wanted)?;
+            Some(series.percentile(50))
+        };
+        let create = median("create").filter(|create| *create > 0.0)?;
+        Some(median("commit")? / create)
     }
 
     /// How many times `tar` and a sync the import takes, by their medians.
@@ -195,175 +194,252 @@ impl Report {
         Table(rows)
     }
 
-    /// The whole page, with the command that made it.
-    #[must_use]
-    pub fn page(&self, command: &str) -> String {
-        let mut page = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(
-            page,
-            "# Benchmarks\n\n\
-             Made by `{command}`: do not edit. All numbers are of one boot of one machine; compare \
-             them with each other only.\n\n{self}"
-        );
-        page
+    fn opening(opening: &Opening) -> Table {
+        let millis = |took: Duration| ms(took.as_secs_f64() * 1000.0);
+        Table(vec![
+            cells(&["pool", "ms"]),
+            vec!["closed".to_owned(), millis(opening.closed)],
+            vec!["open".to_owned(), millis(opening.open)],
+        ])
     }
+
+    fn space(space: &Space) -> Table {
+        let seconds = |took: Duration| ms(took.as_secs_f64());
+        Table(vec![
+            cells(&["asked", "s"]),
+            vec!["first".to_owned(), seconds(space.first)],
+            vec!["again".to_owned(), seconds(space.again)],
+        ])
+    }
+
+    fn diffs(&self) -> Table {
+        let mut rows = vec![cells(&[
+            "change",
+            "paths",
+            "told",
+            "container diff",
+            "comparing",
+            "walk",
+            "x diff",
+            "x comparing",
+            "whole walk",
+            "x diff",
+            "thin_delta",
+        ])];
+        for case in &self.measured.diffs {
+            let series = [&case.verb, &case.comparing, &case.walk, &case.whole_walk];
+            let [verb, comparing, walk, whole] = series.map(|series| series.percentile(50));
+            let known = |series: &Series, text: String| match series.is_empty() {
+                true => "-".to_owned(),
+                false => text,
+            };
+            rows.push(vec![
+                case.change.clone(),
+                case.paths.to_string(),
+                case.told.to_string(),
+                ms(verb),
+                ms(comparing),
+                ms(walk),
+                ratio(walk, verb),
+                ratio(walk, comparing),
+                known(&case.whole_walk, ms(whole)),
+                known(&case.whole_walk, ratio(whole, verb)),
+                ms(case.thin_delta.percentile(50)),
+            ]);
+        }
+        Table(rows)
+    }
+
+    fn diff_reads(&self) -> Table {
+        let mut rows = vec![cells(&[
+            "change",
+            "paths",
+            "way",
+            "metadata nodes",
+            "data reads",
+        ])];
+        for case in &self.measured.diffs {
+            rows.push(vec![
+                case.change.clone(),
+                case.paths.to_string(),
+                case.rung.clone(),
+                case.metadata_nodes.to_string(),
+                case.data_reads.to_string(),
+            ]);
+        }
+        Table(rows)
+    }
+
+    fn commits(&self) -> Table {
+        let mut rows = vec![cells(&["step", "p50", "x create", "p99"])];
+        let steps = &self.measured.commits.steps;
+        let create = steps.iter().find(|(step, _)| step == "create");
+        let create = create.map_or(0.0, |(_, series)| series.percentile(50));
+        for (step, series) in steps {
+            rows.push(vec![
+                step.clone(),
+                ms(series.percentile(50)),
+                ratio(series.percentile(50), create),
+                ms(series.percentile(99)),
+            ]);
+        }
+        Table(rows)
+    }
+
+    /// What was measured, with the titles that the page has for it.
+    #[must_use]
+    pub fn sections(&self) -> Vec<(&'static str, String)> {
+        let [
+            device,
+            removal,
+            crowds,
+            slowly,
+            opening,
+            space,
+            image,
+            diff,
+            commits,
+        ] = TITLES;
+        let is_slow = self.machine.flush_ms > 0;
+        let measured = &self.measured;
+        let mut sections = Vec::new();
+        let rounds = measured.rounds.ways.first();
+        if let Some((_, samples)) = rounds {
+            let text = format!(
+                "Up: snapshot, device, node, mounted. Down: unmounted, discarded, device gone, volume \
+                 deleted. {} rounds, in which the ways take turns; ms.\n\n{}\n\
+                 - raw ioctls: the calls into the kernel that this takes, in one loop, and no catalogue.\n\
+                 - library: `Pool::create_container`, `mount_container`, `unmount_container`, \
+                 `remove_container`, on a pool kept open; the commits of the catalogue are in it. It \
+                 discards what the container changed, the other ways all of it.\n\
+                 - dmsetup: one process each of dmsetup, mount, umount and blkdiscard a step.\n\
+                 - pool-cli: one process a step.\n\n\
+                 Step by step, ms:\n\n{}",
+                samples.up.total().len(),
+                self.rounds(),
+                self.steps()
+            );
+            sections.push((device, text));
+        }
+        if !measured.removal.steps.is_empty() && !is_slow {
+            let text = format!(
+                "`Pool::remove_container` with `Removing::Queued` of a container whose device is there; one \
+                 durable commit to the catalogue, and nothing else; and what is left for the queue; ms.\n\n{}",
+                self.removal()
+            );
+            sections.push((removal, text));
+        }
+        if !measured.crowds.is_empty() {
+            let text = format!(
+                "Containers made and removed, unmounted, by so many threads; a second. To the end, but where \
+                 the slow part is left to the queue, which runs afterwards, unmeasured. Raw ioctls discard \
+                 nothing, as nothing was changed. More than all the processors nobody can use{}.\n\n{}",
+                if is_slow {
+                    "; what is left is the disk's time, which many can spend at once"
+                } else {
+                    ""
+                },
+                self.crowds()
+            );
+            sections.push((if is_slow { slowly } else { crowds }, text));
+        }
+        if let Some(found) = &measured.opening {
+            let text = format!(
+                "`Host::open_pool` of a pool with {} containers without devices, closed before and open \
+                 already; ms. Loop devices, the thin-pool and two commits of its metadata are in the \
+                 former.\n\n{}",
+                found.volumes,
+                Self::opening(found)
+            );
+            sections.push((opening, text));
+        }
+        if let Some(found) = &measured.space {
+            let text = format!(
+                "`Pool::space`, which `df -v` shows, of that pool, open: {} containers, each with a block of 64 KiB and a \
+                 path of the tree to it that nobody else has; s. First with the page cache empty, which reads the \
+                 whole of the metadata; then again, while nothing has changed.\n\n{}",
+                found.volumes,
+                Self::space(found)
+            );
+            sections.push((space, text));
+        }
+        if !measured.import.is_empty() {
+            let text = format!(
+                "{} entries, {} bytes of layers in a docker-archive, onto ext4 on the same pool, page \
+                 cache empty; {} runs each in turns; ms. `tar` reads the layers out of the archive by a \
+                 pipe, verifies nothing and knows no whiteouts. The most memory that an import had (VmHWM): \
+                 {:.1} MiB.\n\n{}",
+                measured.image_entries,
+                measured.image_bytes,
+                measured.import.len(),
+                mebibytes(measured.import_peak),
+                self.import()
+            );
+            sections.push((image, text));
+        }
+        if !measured.diffs.is_empty() {
+            let text = format!(
+                "What a mounted container changed of its image, page cache empty; ways in turns, medians; ms. \
+                 The first image has the real one's tree and four copies of it below directories of their own, \
+                 with files cut at 16 KiB; those of other sizes have empty files, a hundred in each directory.\n\n{}\n\
+                 - container diff: `Pool::diff_container`, all of it: the container frozen for a moment, a private \
+                 snapshot of either side, both compared, both snapshots removed.\n\
+                 - comparing: the part of it from where both snapshots are there to the answer, a metadata snapshot \
+                 included.\n\
+                 - walk: `lstat` and `security.capability` of every path of both trees, a thread each, as drivers do that \
+                 know nothing of blocks. It reads no content, and so is not exact. Both are mounted before.\n\
+                 - whole walk: the library's last way, which is exact as the first, content read too; once.\n\
+                 - thin_delta: one process, which tells the blocks and no path; its metadata snapshot is taken before.\n\n\
+                 What was read:\n\n{}",
+                self.diffs(),
+                self.diff_reads()
+            );
+            sections.push((diff, text));
+        }
+        if !measured.commits.steps.is_empty() {
+            let text = format!(
+                "`Pool::commit_container` of a mounted container that has twelve bytes otherwise than its image, which is \
+                 the large one of above, against `Pool::create_container` and nothing else; {} rounds, ms.\n\n{}",
+                measured
+                    .commits
+                    .steps
+                    .first()
+                    .map_or(0, |(_, series)| series.len()),
+                self.commits()
+            );
+            sections.push((commits, text));
+        }
+        sections
+    }
+}
+
+/// The parts of the page, in their order.
+pub(super) const TITLES: [&str; 9] = [
+    "A container's device",
+    "A removal that leaves the slow part to others",
+    "Many at once",
+    "Many at once, on a disk whose flushes take time",
+    "Opening a pool of many volumes",
+    "Who takes the room of a pool of many volumes",
+    "An image",
+    "What a container changed",
+    "A commit",
+];
+
+fn mebibytes(bytes: u64) -> f64 {
+    let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
+    f64::from(kib) / 1024.0
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine = &self.machine;
-        let [before, after] = &machine.load;
-        let rounds = self.measured.rounds.ways.first();
-        let rounds = rounds.map_or(0, |(_, samples)| samples.up.total().len());
-        writeln!(
-            f,
-            "Guest: Linux {}, {}, {} processors, {} of memory, {} udevd; pool files on an ext4 of a \
-             virtio disk.\nHost: load average {before} before, {after} after.\n",
-            machine.kernel,
-            machine.accel,
-            machine.cpus,
-            machine.memory,
-            if machine.udev { "with" } else { "without" },
-        )?;
-        writeln!(f, "## A container's device\n")?;
-        writeln!(
-            f,
-            "Up: snapshot, device, node, mounted. Down: unmounted, discarded, device gone, volume \
-             deleted. {rounds} rounds, in which the ways take turns; ms.\n\n{}",
-            self.rounds()
-        )?;
-        writeln!(
-            f,
-            "- raw ioctls: the calls into the kernel that this takes, in one loop, and no catalogue.\n\
-             - library: `Pool::create_container`, `mount_container`, `unmount_container`, \
-             `remove_container`, on a pool kept open; the commits of the catalogue are in it.\n\
-             - dmsetup: one process each of dmsetup, mount, umount and blkdiscard a step.\n\
-             - pool-cli: one process a step.\n"
-        )?;
-        writeln!(f, "Step by step, ms:\n\n{}", self.steps())?;
-        writeln!(
-            f,
-            "## A removal that leaves the slow part to others\n\n\
-             `Pool::remove_container` with `Removing::Queued` of a container whose device is there; one \
-             durable commit to the catalogue, and nothing else; and what is left for the queue; ms.\n\n{}",
-            self.removal()
-        )?;
-        writeln!(
-            f,
-            "## Many at once\n\n\
-             Containers made and removed, unmounted, by so many threads; a second. To the end, but where \
-             the slow part is left to the queue, which runs afterwards, unmeasured. More than all the \
-             processors nobody can use.\n\n{}",
-            self.crowds()
-        )?;
-        writeln!(f, "## An image\n")?;
-        writeln!(
-            f,
-            "{} entries, {} bytes of layers in a docker-archive, onto ext4 on the same pool, page \
-             cache empty; {} runs each in turns; ms. `tar` reads the layers out of the archive by a \
-             pipe, verifies nothing and knows no whiteouts.\n\n{}",
-            self.measured.image_entries,
-            self.measured.image_bytes,
-            self.measured.import.len(),
-            self.import()
-        )
+        write!(f, "{}", self.machine)?;
+        for (title, text) in self.sections() {
+            write!(f, "\n\n## {title}\n\n{}", text.trim_end())?;
+        }
+        writeln!(f)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::{Machine, Report};
-    use crate::bench::crowd::Crowd;
-    use crate::bench::samples::{Measured, Phase, Rounds, Samples, Series};
-
-    fn series(millis: &[u64]) -> Series {
-        let mut series = Series::default();
-        for ms in millis {
-            series.push(Duration::from_millis(*ms));
-        }
-        series
-    }
-
-    fn samples(up: &[u64], down: &[u64]) -> Samples {
-        let phase = |name: &str, millis: &[u64]| Phase {
-            steps: vec![(name.to_owned(), series(millis))],
-        };
-        Samples {
-            up: phase("a", up),
-            down: phase("b", down),
-        }
-    }
-
-    fn report() -> Report {
-        Report {
-            machine: Machine {
-                kernel: "6.1.0".to_owned(),
-                accel: "tcg".to_owned(),
-                cpus: 2,
-                memory: "2G".to_owned(),
-                udev: false,
-                load: ["0.10".to_owned(), "1.20".to_owned()],
-            },
-            measured: Measured {
-                rounds: Rounds {
-                    ways: vec![
-                        ("raw ioctls".to_owned(), samples(&[10, 20, 40], &[4, 4, 4])),
-                        ("library".to_owned(), samples(&[25, 26, 80], &[8, 6, 4])),
-                    ],
-                },
-                removal: Phase {
-                    steps: vec![("rm".to_owned(), series(&[7, 9, 30]))],
-                },
-                crowds: [(1, 10), (16, 2)]
-                    .map(|(workers, seconds)| Crowd {
-                        way: "library".to_owned(),
-                        workers,
-                        pairs: 96,
-                        took: Duration::from_secs(seconds),
-                        busy: 90,
-                    })
-                    .into(),
-                tar: series(&[2000, 1000, 3000]),
-                import: series(&[3500, 2500, 9000]),
-                image_bytes: 100,
-                image_entries: 7,
-            },
-        }
-    }
-
-    #[test]
-    fn ratios_are_of_medians() {
-        let report = report();
-        assert!((report.up_ratio().unwrap() - 1.3).abs() < 1e-9);
-        assert!((report.import_ratio().unwrap() - 1.75).abs() < 1e-9);
-        let mut none = report;
-        none.measured = Measured::default();
-        assert_eq!((none.up_ratio(), none.import_ratio()), (None, None));
-    }
-
-    #[test]
-    fn the_page_has_the_tables() {
-        let page = report().page("scripts/bench");
-        for line in [
-            "# Benchmarks",
-            "Made by `scripts/bench`: do not edit. All numbers are of one boot of one machine; \
-             compare them with each other only.",
-            "Host: load average 0.10 before, 1.20 after.",
-            "| way        | up p50 | x floor | up p99 | x floor | down p50 | x floor | down p99 | x floor |",
-            "| ---------- | -----: | ------: | -----: | ------: | -------: | ------: | -------: | ------: |",
-            "| raw ioctls |   20.0 |    1.00 |   40.0 |    1.00 |      4.0 |    1.00 |      4.0 |    1.00 |",
-            "| library    |   26.0 |    1.30 |   80.0 |    2.00 |      6.0 |    1.50 |      8.0 |    2.00 |",
-            "| library    | down: b |  6.0 |  8.0 |",
-            "| rm   | 9.0 | 30.0 |",
-            "| library |       1 |          9.6 |  1.00 |            90 % |",
-            "| library |      16 |         48.0 |  5.00 |            90 % |",
-            "| tar -x, sync          | 2000.0 |  1.00 |  1000.0 |  3000.0 |",
-            "| pool-cli image import | 3500.0 |  1.75 |  2500.0 |  9000.0 |",
-        ] {
-            assert!(page.lines().any(|l| l == line), "{line}\nis not in\n{page}");
-        }
-    }
-}
+mod tests;

@@ -6,6 +6,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::crowd::Crowd;
+use crate::bench::diff::DiffCase;
+use crate::bench::opening::Opening;
+use crate::bench::space::Space;
 
 /// Microseconds, one sample per round.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +113,10 @@ pub struct Measured {
     pub removal: Phase,
     /// Containers made and removed by many at once.
     pub crowds: Vec<Crowd>,
+    /// A pool of many volumes is opened.
+    pub opening: Option<Opening>,
+    /// Who takes the room of that pool.
+    pub space: Option<Space>,
     /// `tar -x` and a sync, one sample per run.
     pub tar: Series,
     /// `pool-cli image import`, one sample per run.
@@ -118,6 +125,12 @@ pub struct Measured {
     pub image_bytes: u64,
     /// Entries in the image's layers.
     pub image_entries: u64,
+    /// The most memory that an import had, in bytes.
+    pub import_peak: u64,
+    /// What a container changed of its image.
+    pub diffs: Vec<DiffCase>,
+    /// Commits, and the making of containers.
+    pub commits: Phase,
 }
 
 #[cfg(test)]

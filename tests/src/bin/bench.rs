@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use dmthin_tests::apt;
-use dmthin_tests::bench::{Machine, Measured, Report};
+use dmthin_tests::bench::{Machine, Measured, Only, Report, renewed};
 use dmthin_tests::fixture::{Variant, image};
 use dmthin_tests::vm::{Cmd, Disk, Kernel, Size, Vm, static_program};
 
@@ -15,7 +15,7 @@ use dmthin_tests::vm::{Cmd, Disk, Kernel, Size, Vm, static_program};
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench")]
 struct Args {
-    /// The kernel: 6.1, 6.12 or new.
+    /// The kernel: 6.1, 6.12, new or uml.
     #[arg(long, default_value = "6.1")]
     kernel: Kernel,
     /// Run udevd in the guest.
@@ -27,7 +27,21 @@ struct Args {
     /// Imports of the real image.
     #[arg(long, default_value_t = 3)]
     imports: u64,
-    /// Write the numbers to docs/benchmarks.md too.
+    /// Volumes of the pool that is opened; 0 leaves that out.
+    #[arg(long, default_value_t = 10_000)]
+    volumes: u64,
+    #[command(flatten)]
+    only: Only,
+    /// The pool's files are in the guest's memory, where a flush costs nothing.
+    #[arg(long)]
+    in_memory: bool,
+    /// A flush of the pool's disk takes so many milliseconds longer; only what many do at once is measured.
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["in_memory", "only_image", "only_diff", "only_commits"])]
+    flush_ms: u64,
+    /// How the programs are built: release or dev.
+    #[arg(long, default_value = "release")]
+    profile: String,
+    /// Write the numbers to docs/benchmarks.md too, which keeps what it has of parts that were not measured.
     #[arg(long)]
     update_docs: bool,
 }
@@ -47,8 +61,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let program = |package, name| static_program(package, name, "release");
-    let memory = Size::gib(2);
+    let program = |package, name| static_program(package, name, &args.profile);
+    let memory = Size::gib(if args.in_memory { 4 } else { 2 });
+    let work = Disk::scratch("work", Size::gib(24));
     let mut vm = Vm::new(args.kernel)
         .udev(args.udev)
         .memory(memory)
@@ -59,7 +74,10 @@ fn run(args: &Args) -> Result<()> {
             program("dmthin-tests", "guest-bench")?,
             "/usr/bin/guest-bench",
         )
-        .disk(Disk::scratch("work", Size::gib(24)).mounted_at("/srv"))
+        .disk(match args.flush_ms {
+            0 => work.mounted_at("/srv"),
+            _ => work,
+        })
         .disk(
             Disk::file("images", image(Variant::Full)?.disk)
                 .mounted_at("/images")
@@ -73,9 +91,23 @@ fn run(args: &Args) -> Result<()> {
         "Linux {} under {}, host load {before}",
         boot.release, boot.accel
     );
-    let (rounds, imports) = (args.rounds.to_string(), args.imports.to_string());
+    if args.flush_ms > 0 {
+        vm.run(Cmd::sh(&slow_disk(args.flush_ms)))?.ok()?;
+    }
+    let (rounds, imports, volumes) = (args.rounds, args.imports, args.volumes);
     let out = "/srv/measured.json";
-    let script = format!("guest-bench --rounds {rounds} --imports {imports} >{out}");
+    let mut script =
+        format!("guest-bench --rounds {rounds} --volumes {volumes} --imports {imports}");
+    for option in args.only.options() {
+        script.push_str(&format!(" {option}"));
+    }
+    if args.flush_ms > 0 && args.only == Only::default() {
+        script.push_str(" --only-crowds");
+    }
+    if args.in_memory {
+        script.push_str(" --work /tmp");
+    }
+    script.push_str(&format!(" >{out}"));
     vm.run(Cmd::sh(&script))?.ok()?;
     let measured: Measured = serde_json::from_slice(&vm.get(out)?)?;
     vm.shutdown()?;
@@ -83,9 +115,12 @@ fn run(args: &Args) -> Result<()> {
         machine: Machine {
             kernel: boot.release,
             accel: boot.accel.to_string(),
-            cpus: CPUS,
+            // User-mode Linux has one.
+            cpus: if args.kernel.user_mode() { 1 } else { CPUS },
             memory: memory.to_string(),
             udev: args.udev,
+            in_memory: args.in_memory,
+            flush_ms: args.flush_ms,
             load: [before, load()?],
         },
         measured,
@@ -94,6 +129,7 @@ fn run(args: &Args) -> Result<()> {
     for (what, ratio) in [
         ("up, library to raw ioctls", report.up_ratio()),
         ("import to tar and sync", report.import_ratio()),
+        ("commit to create", report.commit_ratio()),
     ] {
         if let Some(ratio) = ratio {
             println!("{what}: {ratio:.2}");
@@ -103,10 +139,23 @@ fn run(args: &Args) -> Result<()> {
         let path = apt::workspace().join("docs/benchmarks.md");
         let words: Vec<String> = std::env::args().skip(1).collect();
         let command = format!("scripts/bench {}", words.join(" "));
-        fs::write(&path, report.page(&command))
+        let page = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(&path, renewed(&page, &report, &command))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Has the pool's disk take its time for flushes, and for nothing else, and mounts it.
+fn slow_disk(flush_ms: u64) -> String {
+    let disk = "/dev/vm/work";
+    // A device and a place for reads, for writes and for flushes, each with a delay.
+    let delays = format!("{disk} 0 0 {disk} 0 0 {disk} 0 {flush_ms}");
+    format!(
+        "set -e; mkfs.ext4 -q {disk}; \
+         dmsetup create slow --table \"0 $(blockdev --getsz {disk}) delay {delays}\"; \
+         dmsetup mknodes slow; mkdir -p /srv; mount /dev/mapper/slow /srv"
+    )
 }
 
 /// The load average of the last minute.

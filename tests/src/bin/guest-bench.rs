@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use dmthin_tests::bench::{self, Settings};
+use dmthin_tests::bench::{self, Only, Settings};
 
 /// Measures on this machine's kernel and prints what it measured as JSON. For a throw-away machine:
 /// it empties the page cache, and an error leaves everything as it is.
@@ -17,7 +17,15 @@ struct Args {
     /// Imports of the image.
     #[arg(long, default_value_t = 3)]
     imports: u64,
-    /// A directory on a disk for the pool.
+    /// Volumes of the pool that is opened; 0 leaves that out.
+    #[arg(long, default_value_t = 10_000)]
+    volumes: u64,
+    /// Sizes of images of empty files of which a diff is measured.
+    #[arg(long, value_delimiter = ',', default_value = "5000,500000")]
+    sizes: Vec<u64>,
+    #[command(flatten)]
+    only: Only,
+    /// A directory for the pool.
     #[arg(long, default_value = "/srv")]
     work: PathBuf,
     /// A docker-archive.
@@ -39,6 +47,9 @@ fn run(args: Args) -> Result<()> {
     let measured = bench::run(&Settings {
         rounds: args.rounds,
         imports: args.imports,
+        volumes: args.volumes,
+        sizes: args.sizes,
+        only: args.only,
         work: args.work,
         image: args.image,
     })?;

@@ -1,5 +1,6 @@
 //! The system tests as a program for the guest; see `dmthin_tests::guest`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,6 +39,21 @@ enum What {
     BeforeMove,
     /// Open them there.
     AfterMove,
+    /// Run `pool-cli` with the rest of the words, ended right after a step.
+    Step {
+        /// Where to write the steps that it passes.
+        #[arg(long)]
+        told: PathBuf,
+        /// After how many.
+        #[arg(long)]
+        cut: Option<u32>,
+        /// Stop it there until somebody continues it, in place of ending it.
+        #[arg(long)]
+        stop: bool,
+        /// Its arguments.
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -52,6 +68,15 @@ fn main() -> ExitCode {
         What::AfterReboot => guest::after_reboot(&args.work),
         What::BeforeMove => guest::before_move(&args.work),
         What::AfterMove => guest::after_move(&args.work),
+        What::Step {
+            told,
+            cut,
+            stop,
+            args: words,
+        } => match guest::step(&told, cut, stop, &words) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! Boots one virtual machine a kernel, with and without udevd, and runs every system test in it.
+//! Boots virtual machines of several kernels, with udevd and without, and runs the system tests in them.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use dmthin_tests::apt;
 use dmthin_tests::fixture::{Variant, image};
+use dmthin_tests::guest::Group;
 use dmthin_tests::vm::{
     Cmd, Disk, Kernel, Output, RunningVm, Size, Vm, static_program, static_tests, witness_program,
 };
@@ -18,21 +19,24 @@ use dmthin_tests::vm::{
 #[derive(Debug, Parser)]
 #[command(name = "system")]
 struct Args {
-    /// A kernel: 6.1, 6.12 or new; may be given several times.
-    #[arg(long = "kernel", default_values = ["6.1", "new"])]
+    /// A kernel: 6.1, 6.12, new or uml; may be given several times.
+    #[arg(long = "kernel", default_values = ["6.1", "new", "uml"])]
     kernels: Vec<Kernel>,
     /// Whether udevd runs in the guest.
     #[arg(long, default_value = "both")]
     udev: Udev,
-    /// The profile that what runs in the guest is built with; `dev` builds faster.
+    /// The profile that pool-cli is built with; `dev` builds faster.
     #[arg(long, default_value = "release")]
     profile: String,
     /// How many virtual machines run at once.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     jobs: usize,
     /// Run every test on every machine, the longest too.
     #[arg(long)]
     all: bool,
+    /// Only the tests of this group, on every machine; may be given several times.
+    #[arg(long = "group", conflicts_with = "all")]
+    groups: Vec<Group>,
     /// Only the tests whose name contains one of these words.
     only: Vec<String>,
 }
@@ -42,7 +46,12 @@ const MOVE: &str = "disk_moves_to_another_machine";
 
 impl Args {
     fn moves(&self) -> bool {
-        self.only.is_empty() || self.only.iter().any(|word| MOVE.contains(word.as_str()))
+        self.whole() || self.only.iter().any(|word| MOVE.contains(word.as_str()))
+    }
+
+    /// Whether nothing is left out.
+    const fn whole(&self) -> bool {
+        self.only.is_empty() && self.groups.is_empty()
     }
 }
 
@@ -59,14 +68,21 @@ type Machine = (Kernel, bool);
 /// The longest that all the tests of one machine may take.
 const LIMIT: Duration = Duration::from_secs(90 * 60);
 
-/// What a machine runs; none of them is everything. Half of the machines run the long tests, so that each
-/// kernel does, and udevd is there for one and not for the other; of what takes longest each of those
-/// takes a part.
-const fn groups((kernel, udev): Machine) -> &'static [&'static str] {
+/// What a machine runs, each share in a boot of its own; no machine runs everything, and one without a share is not
+/// booted. What a kernel or udevd could do otherwise runs where it is another; what takes many commands runs where
+/// they are fastest, in the kernel that is a program, which is a 6.1 without udevd.
+const fn shares((kernel, udev): Machine) -> &'static [&'static [Group]] {
     match (kernel, udev) {
-        (Kernel::New, true) => &["short", "long", "load"],
-        (Kernel::New, false) | (_, true) => &["short"],
-        (_, false) => &["short", "long", "cycles"],
+        (Kernel::Uml, _) => &[
+            &[Group::Short, Group::Full, Group::Repair, Group::Apart],
+            &[Group::Broken, Group::Verbs, Group::Layers],
+            &[Group::Errors, Group::Cycles, Group::Long],
+            &[Group::Images, Group::Load],
+            &[Group::Steps],
+        ],
+        // By words or groups; 6.1 also for what takes a machine of its own.
+        (Kernel::V6_1, _) | (_, false) => &[],
+        (_, true) => &[&[Group::Short, Group::Host, Group::Full]],
     }
 }
 
@@ -87,6 +103,9 @@ fn run(args: &Args) -> Result<bool> {
     let mut machines: Vec<Machine> = Vec::new();
     for kernel in &args.kernels {
         let with_udev: &[bool] = match args.udev {
+            // It has none, and is there for those who have none.
+            Udev::Both | Udev::No if kernel.user_mode() => &[false],
+            Udev::Yes if kernel.user_mode() => &[],
             Udev::Yes => &[true],
             Udev::No => &[false],
             Udev::Both => &[true, false],
@@ -96,64 +115,87 @@ fn run(args: &Args) -> Result<bool> {
     if args.only == [MOVE] {
         machines.clear();
     }
-    machines.reverse();
-    let (queue, totals) = (Mutex::new(machines), Mutex::new(Totals::default()));
+    let mut boots: Vec<(Machine, Vec<Group>)> = Vec::new();
+    for machine in machines {
+        match (&args.groups[..], args.all || !args.only.is_empty()) {
+            ([], true) => boots.push((machine, Vec::new())),
+            ([], false) => {
+                let shares = shares(machine).iter();
+                boots.extend(shares.map(|share| (machine, share.to_vec())));
+            }
+            (given, _) => boots.push((machine, given.to_vec())),
+        }
+    }
+    // Those with the most to do begin, from the end.
+    boots.sort_by_key(|((kernel, _), _)| (!kernel.user_mode(), *kernel == Kernel::New));
+    let (queue, totals) = (Mutex::new(boots), Mutex::new(Totals::default()));
     std::thread::scope(|scope| {
         for _ in 0..args.jobs.max(1) {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().expect("no holder panics").pop();
-                    let Some(machine) = next else { break };
-                    let report = guest
-                        .test(machine, &args.only)
-                        .unwrap_or_else(|error| Report {
-                            text: format!("FAILED  the machine: {error:#}\n"),
-                            passed: 0,
-                            failed: 1,
-                        });
+                    let Some((machine, chosen)) = next else { break };
+                    let report = guest.test(machine, &chosen, args).unwrap_or_else(|error| {
+                        Report::of(&format!("FAILED  the machine: {error:#}\n"))
+                    });
                     totals
                         .lock()
                         .expect("no holder panics")
-                        .add(machine, &report);
+                        .add(machine, report);
                 }
             });
         }
     });
     let mut totals = totals.into_inner().expect("no holder panics");
+    let whole: Vec<_> = args.kernels.iter().filter(|k| !k.user_mode()).collect();
     if args.moves()
-        && let (Some(from), Some(to)) = (args.kernels.first(), args.kernels.last())
+        && let (Some(from), Some(to)) = (whole.first(), whole.last())
     {
-        for (machine, report) in guest.moved((*from, false), (*to, args.udev != Udev::No))? {
-            totals.add(machine, &report);
+        for (machine, report) in guest.moved((**from, false), (**to, args.udev != Udev::No))? {
+            totals.add(machine, report);
         }
     }
-    if args.only.is_empty() {
+    if args.whole() {
         for module in ["dm_thin_pool", "dm_mod"] {
-            totals.add((Kernel::V6_1, false), &guest.without(module)?);
+            totals.add((Kernel::V6_1, false), guest.without(module)?);
         }
     }
     println!("system tests took {} s", started.elapsed().as_secs());
-    println!("{} passed, {} failed", totals.passed, totals.failed);
-    Ok(totals.failed == 0 && totals.passed > 0)
+    // Once more, where they are found without the rest.
+    for line in &totals.failed {
+        println!("{line}");
+    }
+    println!("{} passed, {} failed", totals.passed, totals.failed.len());
+    Ok(totals.failed.is_empty() && totals.passed > 0)
 }
 
-/// What one machine's tests printed.
+/// What one machine's tests told.
 struct Report {
-    text: String,
     passed: u32,
-    failed: u32,
+    /// Of each that failed, what it told.
+    failed: Vec<String>,
 }
 
 impl Report {
-    fn of(text: String) -> Self {
-        let count = |word: &str| {
-            u32::try_from(text.lines().filter(|line| line.starts_with(word)).count())
-                .unwrap_or(u32::MAX)
-        };
+    fn of(text: &str) -> Self {
+        let passed = text.lines().filter(|line| line.starts_with("ok ")).count();
+        let mut failed: Vec<String> = Vec::new();
+        let mut within = false;
+        for line in text.lines() {
+            if line.starts_with("FAILED ") {
+                failed.push(line.to_owned());
+                within = true;
+            } else if line.starts_with("ok ") {
+                within = false;
+            } else if let Some(last) = failed.last_mut().filter(|_| within) {
+                // An error of more than one line.
+                last.push('\n');
+                last.push_str(line);
+            }
+        }
         Self {
-            passed: count("ok "),
-            failed: count("FAILED "),
-            text,
+            passed: u32::try_from(passed).unwrap_or(u32::MAX),
+            failed,
         }
     }
 }
@@ -161,19 +203,29 @@ impl Report {
 #[derive(Default)]
 struct Totals {
     passed: u32,
-    failed: u32,
+    failed: Vec<String>,
 }
 
 impl Totals {
-    fn add(&mut self, (kernel, udev): Machine, report: &Report) {
-        let udev = if udev { "udev" } else { "no udev" };
-        let mut out = std::io::stdout().lock();
-        for line in report.text.lines() {
-            // A closed stdout must not keep the count from the exit code.
-            let _ = writeln!(out, "{kernel}, {udev}: {line}");
-        }
+    fn add(&mut self, machine: Machine, report: Report) {
         self.passed = self.passed.saturating_add(report.passed);
-        self.failed = self.failed.saturating_add(report.failed);
+        let name = name(machine);
+        let failed = report.failed.iter().map(|line| format!("{name}: {line}"));
+        self.failed.extend(failed);
+    }
+}
+
+/// How a machine is called in what is printed.
+fn name((kernel, udev): Machine) -> String {
+    format!("{kernel}, {}", if udev { "udev" } else { "no udev" })
+}
+
+/// Prints lines of a machine's that no command in it printed.
+fn say(machine: Machine, text: &str) {
+    let (name, mut out) = (name(machine), std::io::stdout().lock());
+    for line in text.lines() {
+        // A closed stdout must not keep the count from the exit code.
+        let _ = writeln!(out, "{name}: {line}");
     }
 }
 
@@ -182,22 +234,26 @@ struct Guest {
     programs: Vec<(PathBuf, &'static str)>,
     /// The library's own tests that need root and a device mapper.
     privileged: Vec<(String, PathBuf)>,
+    /// The one that `steps` runs, which compares the library's model of the kernel with the kernel.
+    model: Vec<(String, PathBuf)>,
     images: PathBuf,
-    /// Whether every machine runs everything.
-    all: bool,
 }
 
 impl Guest {
     fn prepare(args: &Args) -> Result<Self> {
-        let profile = args.profile.as_str();
-        let program = |package, name: &'static str, guest| -> Result<_> {
+        let program = |package, name: &'static str, profile: &str, guest| -> Result<_> {
             Ok((static_program(package, name, profile)?, guest))
         };
         Ok(Self {
             programs: vec![
-                program("pool-cli", "pool-cli", "/usr/bin/pool-cli")?,
-                program("dmthin-tests", "guest-tests", "/usr/bin/guest-tests")?,
-                program("dmthin-tests", "compare-trees", "/usr/bin/compare-trees")?,
+                program("pool-cli", "pool-cli", &args.profile, "/usr/bin/pool-cli")?,
+                program("dmthin-tests", "guest-tests", "dev", "/usr/bin/guest-tests")?,
+                program(
+                    "dmthin-tests",
+                    "compare-trees",
+                    "dev",
+                    "/usr/bin/compare-trees",
+                )?,
                 (witness_program()?, "/usr/bin/dm-witness"),
                 (
                     apt::workspace().join("fixtures/oracle-extract"),
@@ -209,36 +265,42 @@ impl Guest {
                 "dev",
                 &["--lib", "--test", "privileged", "--test", "priv_fs"],
             )?,
+            model: static_tests("dmthin", "dev", &["--test", "model"])?,
             images: image(Variant::Full)?.disk,
-            all: args.all,
         })
     }
 
-    fn boot(&self, (kernel, udev): Machine) -> Result<RunningVm> {
+    fn boot(&self, (kernel, udev): Machine, groups: &[Group]) -> Result<RunningVm> {
         let mut vm = Vm::new(kernel)
             .udev(udev)
+            .told_as(&name((kernel, udev)))
             .memory(Size::gib(2))
             .disk(Disk::scratch("work", Size::gib(24)).mounted_at("/srv"))
-            .disk(
-                Disk::file("images", &self.images)
-                    .forgetting_writes()
-                    .mounted_at("/images"),
-            )
             .timeout(LIMIT);
+        let images = Disk::file("images", &self.images).forgetting_writes();
+        vm = vm.disk(images.mounted_at("/images"));
+        // It brings many libraries.
+        if groups.is_empty() || groups.contains(&Group::Load) {
+            vm = vm.package("fio");
+        }
         for (host, guest) in &self.programs {
             vm = vm.program(host, guest);
         }
-        for (name, host) in &self.privileged {
+        let model = match groups.is_empty() || groups.contains(&Group::Steps) {
+            true => &self.model[..],
+            false => &[],
+        };
+        for (name, host) in self.privileged.iter().chain(model) {
             vm = vm.program(host, &format!("/usr/lib/tests/{name}"));
         }
         vm.start()
     }
 
-    fn test(&self, machine: Machine, only: &[String]) -> Result<Report> {
-        let mut vm = self.boot(machine)?;
+    fn test(&self, machine: Machine, chosen: &[Group], args: &Args) -> Result<Report> {
+        let mut vm = self.boot(machine, chosen)?;
         let boot = vm.boot();
-        let mut text = format!(
-            "Linux {} up in {:.1} s ({:?}{})\n",
+        let up = format!(
+            "Linux {} up in {:.1} s ({:?}{})",
             boot.release,
             boot.took.as_secs_f64(),
             boot.accel,
@@ -248,32 +310,27 @@ impl Guest {
                 String::new()
             },
         );
-        let words = only.iter().map(String::as_str);
-        let chosen = match self.all || !only.is_empty() {
-            true => &[],
-            false => groups(machine),
-        };
-        let chosen = chosen.iter().flat_map(|group| ["--group", group]);
+        say(machine, &up);
+        let words = args.only.iter().map(String::as_str);
+        let chosen = chosen.iter().flat_map(|group| ["--group", group.name()]);
         let command = ["guest-tests", "run"]
             .into_iter()
             .chain(chosen)
             .chain(words);
         let output = vm.run(Cmd::new(command).timeout(LIMIT))?;
-        text.push_str(&output.out());
-        text.push_str(&output.err());
-        if only.is_empty() {
+        let mut text = output.out() + &output.err();
+        if args.whole() && !machine.0.user_mode() {
             text.push_str(&Self::reboot(&mut vm)?);
             for (name, _) in &self.privileged {
                 text.push_str(&Self::privileged(&mut vm, name)?);
             }
         }
         vm.shutdown()?;
-        let report = Report::of(text);
+        let report = Report::of(&text);
         ensure!(
-            output.status.code() == 0 || report.failed > 0,
-            "guest-tests ended with {:?}: {}",
+            output.status.code() == 0 || !report.failed.is_empty(),
+            "guest-tests ended with {:?}: {text}",
             output.status,
-            report.text
         );
         Ok(report)
     }
@@ -329,7 +386,8 @@ impl Guest {
                 output.status
             )
         };
-        Ok(Report::of(verdict))
+        say((Kernel::V6_1, false), &verdict);
+        Ok(Report::of(&verdict))
     }
 
     /// One machine fills two disks and ends, the power going; another kernel's machine, with no other
@@ -339,6 +397,7 @@ impl Guest {
         let boot = |(kernel, udev): Machine| -> Result<RunningVm> {
             let mut vm = Vm::new(kernel)
                 .udev(udev)
+                .told_as(&name((kernel, udev)))
                 .disk(Disk::scratch("work", Size::gib(2)).mounted_at("/srv"))
                 .timeout(LIMIT);
             for name in ["closed", "pulled"] {
@@ -357,7 +416,7 @@ impl Guest {
         let mut vm = boot(to)?;
         let opened = vm.run(Cmd::new(["guest-tests", "after-move"]))?;
         vm.shutdown()?;
-        let report = |output: &Output| Report::of(output.out() + &output.err());
+        let report = |output: &Output| Report::of(&(output.out() + &output.err()));
         Ok([(from, report(&filled)), (to, report(&opened))])
     }
 

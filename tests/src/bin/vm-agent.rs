@@ -25,6 +25,7 @@ use rustix::fs::symlink;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group};
 use rustix::system::{RebootCommand, finit_module, reboot};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -81,6 +82,10 @@ fn mount_kernel_file_systems() -> Result<()> {
         ("tmpfs", "/tmp", MountFlags::NOSUID, c"mode=1777"),
         ("debugfs", "/sys/kernel/debug", none, c""),
     ] {
+        // User-mode Linux has no debugfs.
+        if kind == "debugfs" && !Path::new(place).exists() {
+            continue;
+        }
         fs::create_dir_all(place)?;
         mount(kind, place, kind, flags, data).with_context(|| format!("cannot mount {place}"))?;
     }
@@ -94,8 +99,20 @@ fn load_module(path: &str) -> Result<()> {
     }
 }
 
-/// The port is known by its name in sysfs; it appears shortly after its driver.
+/// The port is known by its name in sysfs; it appears shortly after its driver. User-mode Linux has a serial
+/// line in its place.
 fn open_port() -> Result<File> {
+    if fs::read_to_string("/proc/cpuinfo")?.contains("User Mode Linux") {
+        let line = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/ttyS0")
+            .context("cannot open the serial line")?;
+        let mut settings = tcgetattr(&line).context("the serial line is none")?;
+        settings.make_raw();
+        tcsetattr(&line, OptionalActions::Now, &settings)?;
+        return Ok(line);
+    }
     for _ in 0..500 {
         for entry in fs::read_dir("/sys/class/virtio-ports")
             .into_iter()
@@ -178,13 +195,12 @@ fn mount_disk(name: &str, place: &str) -> Result<()> {
             &device,
         ])?;
     }
-    Ok(mount(
-        device.as_str(),
-        place,
-        "ext4",
-        MountFlags::empty(),
-        c"discard",
-    )?)
+    let mount_as = |flags| mount(device.as_str(), place, "ext4", flags, c"discard");
+    match mount_as(MountFlags::empty()) {
+        // A disk that takes no writes: user-mode Linux has those that are to forget them so.
+        Err(rustix::io::Errno::ACCESS) => Ok(mount_as(MountFlags::RDONLY)?),
+        mounted => Ok(mounted?),
+    }
 }
 
 type Port = Arc<Mutex<File>>;

@@ -12,7 +12,7 @@ use dmthin_tests::vm::{Accel, Cmd, Disk, Kernel, Size, Vm};
 #[derive(Debug, Parser)]
 #[command(name = "scripts/vm")]
 struct Args {
-    /// The kernel: 6.1, 6.12 or new.
+    /// The kernel: 6.1, 6.12, new or uml.
     #[arg(long, default_value = "6.1")]
     kernel: Kernel,
     /// Run udevd in the guest.
@@ -28,6 +28,9 @@ struct Args {
     /// A program for the guest, with the libraries it needs.
     #[arg(long = "program", value_name = "HOST:GUEST")]
     programs: Vec<String>,
+    /// One more of Debian 12's packages, for its programs.
+    #[arg(long = "package", value_name = "NAME")]
+    packages: Vec<String>,
     /// The guest's memory.
     #[arg(long, default_value = "2G")]
     memory: Size,
@@ -86,6 +89,9 @@ fn run(args: &Args) -> Result<i32> {
             Some((path, size)) => Disk::file_or_new(&name, path, size.parse()?),
             None => Disk::file(&name, disk),
         });
+    }
+    for package in &args.packages {
+        vm = vm.package(package);
     }
     for file in &args.files {
         let (host, guest) = pair(file)?;

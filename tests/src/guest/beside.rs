@@ -14,6 +14,7 @@ use super::harness::{Ctx, Test, text, witness};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
+    ("pool_open_clears_nodes_that_lead_nowhere", nodes),
     ("check_goes_on_past_a_damaged_catalogue", damaged_catalogue),
     ("check_knows_another_roots_devices", other_root),
     ("check_shares_the_metadata_snapshot", metadata_snapshot),
@@ -167,9 +168,9 @@ fn other_root(ctx: &Ctx) -> Result<()> {
         "256M",
     ])?;
     let (code, items) = found(&here, &["check"])?;
-    let two = ["device-of-other-root", "device-of-other-root"];
+    // The pool's, its catalogue's copy's and the container's.
     ensure!(
-        code == 0 && words(&items, "kind") == two,
+        code == 0 && words(&items, "kind") == ["device-of-other-root"; 3],
         "{code} {items:?}"
     );
     let says = format!("of a pool under another root, {}", text(&ctx.root));
@@ -196,4 +197,19 @@ fn other_root(ctx: &Ctx) -> Result<()> {
     }
     write_blocks("web", [0])?;
     here.ok(&["pool", "destroy", "mine"]).map(drop)
+}
+
+/// A command that is killed between a device and its node leaves the node.
+fn nodes(ctx: &Ctx) -> Result<()> {
+    ctx.pool("tank")?;
+    let stray = "/dev/mapper/dmthin-tank-ctr-gone";
+    let other = "/dev/mapper/dmthin-other-ctr-gone";
+    for node in [stray, other] {
+        witness("mknod", &[node, "b", "253", "250"])?;
+    }
+    ctx.ok(&["pool", "open", "tank"])?;
+    ensure!(!fs::exists(stray)?, "{stray} is there still");
+    ensure!(fs::exists(other)?, "{other} is none of this pool");
+    fs::remove_file(other)?;
+    ctx.ok(&["check"]).map(drop)
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 /// `sha256:` and the digits.
-pub(super) fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(bytes))
 }
 
@@ -22,7 +22,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A layer under construction: an uncompressed archive.
-pub(super) struct Layer(Builder<Vec<u8>>);
+pub(crate) struct Layer(Builder<Vec<u8>>);
 
 impl std::fmt::Debug for Layer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,12 +32,12 @@ impl std::fmt::Debug for Layer {
 
 impl Layer {
     /// An empty one.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Builder::new(Vec::new()))
     }
 
     /// Adds an entry whose name and link name go into the header as they are, unchecked.
-    pub(super) fn raw(
+    pub(crate) fn raw(
         mut self,
         kind: EntryType,
         mode: u32,
@@ -61,17 +61,17 @@ impl Layer {
     }
 
     /// A directory.
-    pub(super) fn dir(self, name: &str) -> Self {
+    pub(crate) fn dir(self, name: &str) -> Self {
         self.raw(EntryType::Directory, 0o755, name.as_bytes(), b"", b"")
     }
 
     /// A file.
-    pub(super) fn file(self, name: &str, data: &[u8]) -> Self {
+    pub(crate) fn file(self, name: &str, data: &[u8]) -> Self {
         self.raw(EntryType::Regular, 0o644, name.as_bytes(), b"", data)
     }
 
     /// A symbolic link.
-    pub(super) fn symlink(self, name: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, name: &str, target: &str) -> Self {
         self.raw(
             EntryType::Symlink,
             0o777,
@@ -82,7 +82,7 @@ impl Layer {
     }
 
     /// A hard link.
-    pub(super) fn hardlink(self, name: &str, target: &str) -> Self {
+    pub(crate) fn hardlink(self, name: &str, target: &str) -> Self {
         self.raw(
             EntryType::Link,
             0o644,
@@ -93,25 +93,25 @@ impl Layer {
     }
 
     /// The archive.
-    pub(super) fn bytes(self) -> Vec<u8> {
+    pub(crate) fn bytes(self) -> Vec<u8> {
         self.0.into_inner().expect("a vector takes all")
     }
 }
 
 /// A docker-archive under construction.
 #[derive(Debug)]
-pub(super) struct Image {
+pub(crate) struct Image {
     /// The layers as the archive will hold them.
-    pub(super) layers: Vec<Vec<u8>>,
+    pub(crate) layers: Vec<Vec<u8>>,
     /// The image configuration.
-    pub(super) config: Value,
+    pub(crate) config: Value,
     /// The archive's manifest entry.
-    pub(super) manifest: Value,
+    pub(crate) manifest: Value,
 }
 
 impl Image {
     /// An image of these uncompressed layers, right in every point.
-    pub(super) fn new(name: &str, layers: Vec<Vec<u8>>) -> Self {
+    pub(crate) fn new(name: &str, layers: Vec<Vec<u8>>) -> Self {
         let diff_ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
         let history: Vec<_> = (1..=layers.len())
             .map(|n| json!({"created": "2026-01-02T03:04:05Z", "created_by": format!("step {n}")}))
@@ -132,7 +132,7 @@ impl Image {
     }
 
     /// Writes it as `docker save` would, configuration and manifest last.
-    pub(super) fn write(mut self, path: &Path) -> Result<PathBuf> {
+    pub(crate) fn write(mut self, path: &Path) -> Result<PathBuf> {
         let config = serde_json::to_vec(&self.config)?;
         let config_name = format!("{}.json", hex(&config));
         if self.manifest["Config"] == "" {
@@ -160,14 +160,14 @@ impl Image {
 }
 
 /// Compresses as `docker push` would.
-pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes)?;
     Ok(encoder.finish()?)
 }
 
 /// Two layers with a file changed, one hidden and one added.
-pub(super) fn two_layers() -> Vec<Vec<u8>> {
+pub(crate) fn two_layers() -> Vec<Vec<u8>> {
     vec![
         Layer::new()
             .dir("etc/")
@@ -182,7 +182,7 @@ pub(super) fn two_layers() -> Vec<Vec<u8>> {
 }
 
 /// An image of [`two_layers`] in a file of this directory.
-pub(super) fn small_image(dir: &Path, name: &str) -> Result<PathBuf> {
+pub(crate) fn small_image(dir: &Path, name: &str) -> Result<PathBuf> {
     let file = dir.join(format!("{}.tar", name.replace([':', '/'], "-")));
     Image::new(name, two_layers()).write(&file)
 }

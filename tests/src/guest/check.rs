@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dmthin::ids::ThinId;
 use dmthin::thinmeta::Metadata;
 use serde_json::Value;
 
@@ -22,6 +23,10 @@ use super::harness::{Ctx, Test, eventually, text, thin_ids, witness};
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
     ("check_reads_what_thin_ls_reads", reads_what_thin_ls_reads),
+    (
+        "check_reads_what_thin_delta_reads",
+        reads_what_thin_delta_reads,
+    ),
     ("check_and_gc_of_devices", devices),
     ("check_and_gc_of_thin_ids", thins),
     ("check_and_gc_of_rows", rows),
@@ -143,22 +148,29 @@ fn reads_what_thin_ls_reads(ctx: &Ctx) -> Result<()> {
     }
     clean(ctx)?;
     ctx.ok(&["pool", "close", "tank"])?;
-    let file = ctx.root.join("tank/metadata.img");
-    let listed = witness(
-        "thin_ls",
-        &[
-            "--no-headers",
-            "-o",
-            "DEV,MAPPED_BLOCKS,EXCLUSIVE_BLOCKS",
-            text(&file),
-        ],
-    )?;
+    let rows = same_devices(&ctx.root.join("tank/metadata.img"))?;
+    // With the base, two layers and the copy of the catalogue.
+    ensure!(rows.len() == 34, "{} devices", rows.len());
+    let exclusive: BTreeSet<u64> = rows.iter().map(|row| row[2]).collect();
+    ensure!(exclusive.len() > 20, "too much alike: {rows:?}");
+    ctx.ok(&["pool", "open", "tank"])?;
+    clean(ctx)
+}
+
+fn read_closed(file: &Path) -> Result<Metadata<File>> {
+    Metadata::of_closed(File::open(file)?)?.context("unformatted")
+}
+
+/// That `thin_ls` reads what we read of each device of a closed pool.
+fn same_devices(file: &Path) -> Result<Vec<Row>> {
+    let columns = "DEV,MAPPED_BLOCKS,EXCLUSIVE_BLOCKS";
+    let listed = witness("thin_ls", &["--no-headers", "-o", columns, text(file)])?;
     let mut theirs: Vec<Row> = Vec::new();
     for line in listed.lines() {
         let cells: Result<Vec<u64>, _> = line.split_whitespace().map(str::parse).collect();
         theirs.push(cells?.try_into().ok().context("a row of three")?);
     }
-    let mut metadata = Metadata::of_closed(File::open(&file)?)?.context("unformatted")?;
+    let mut metadata = read_closed(file)?;
     let mut ours: Vec<Row> = Vec::new();
     for device in metadata.devices()? {
         let alone = metadata.exclusive(&[device.id].into())?;
@@ -168,11 +180,86 @@ fn reads_what_thin_ls_reads(ctx: &Ctx) -> Result<()> {
         ours.push([u64::from(device.id.get()), mapped, alone.get()]);
     }
     ensure!(ours == theirs, "ours {ours:?}, theirs {theirs:?}");
-    ensure!(ours.len() == 33, "{} devices", ours.len());
-    let exclusive: BTreeSet<u64> = ours.iter().map(|row| row[2]).collect();
-    ensure!(exclusive.len() > 20, "too much alike: {ours:?}");
+    Ok(ours)
+}
+
+/// That `thin_delta` finds the same blocks as we do to be otherwise in the second of two devices of a closed pool. Gives
+/// how many.
+fn same_changes(file: &Path, old: u64, new: u64) -> Result<usize> {
+    let (from, to) = (old.to_string(), new.to_string());
+    let told = witness(
+        "thin_delta",
+        &["--thin1", &from, "--thin2", &to, text(file)],
+    )?;
+    let mut theirs = BTreeSet::new();
+    for line in told.lines().map(str::trim) {
+        if line.starts_with("<different") || line.starts_with("<right_only") {
+            let mut numbers = line.split('"').skip(1).step_by(2).map(str::parse::<u64>);
+            let mut number = || numbers.next().context("a range has two numbers");
+            let (begin, len) = (number()??, number()??);
+            theirs.extend(begin..begin + len);
+        }
+    }
+    let spans = read_closed(file)?.changed(ThinId::new(new)?, ThinId::new(old)?)?;
+    let spans = spans.context("no such devices")?.into_iter();
+    let ours = spans.flat_map(|span| span.begin.get()..span.begin.get() + span.len.get());
+    let ours: BTreeSet<u64> = ours.collect();
+    ensure!(
+        ours == theirs,
+        "{new} against {old}: ours {ours:?}, theirs {theirs:?}"
+    );
+    Ok(ours.len())
+}
+
+/// Of a pool with one snapshot, then with a hundred, with random writes between them.
+fn reads_what_thin_delta_reads(ctx: &Ctx) -> Result<()> {
+    pool_with(ctx, &["web"])?;
+    let file = ctx.root.join("tank/metadata.img");
+    let origin = ctx.json(&["container", "inspect", "web"])?["container"]["thin_id"]
+        .as_u64()
+        .context("no thin id")?;
+    let mut random = 1_u64;
+    let mut write = || {
+        let blocks = (0..20).map(|_| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) % 3000
+        });
+        write_blocks("web", blocks.collect::<Vec<_>>())
+    };
+    write()?;
+    ctx.ok(&["container", "snapshot", "web", "first"])?;
+    let first = ctx.json(&["container", "snapshots", "web"])?["snapshots"][0]["thin_id"]
+        .as_u64()
+        .context("no thin id")?;
+    write()?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    let rows = same_devices(&file)?;
+    let changed = same_changes(&file, first, origin)?;
+    ensure!((15..=20).contains(&changed), "{changed} blocks");
     ctx.ok(&["pool", "open", "tank"])?;
-    clean(ctx)
+    // Not by us, which takes a process each and far longer; the ids are some that the catalogue never gets to.
+    let id = |nr: u64| (1 << 23) + nr;
+    for nr in 1..100 {
+        let snapshot = format!("create_snap {} {origin}", id(nr));
+        dmsetup(&["message", "dmthin-tank-pool", "0", &snapshot])?;
+        write()?;
+    }
+    ctx.ok(&["pool", "close", "tank"])?;
+    ensure!(same_devices(&file)?.len() == rows.len() + 99);
+    for (old, new, least) in [
+        (first, origin, 1000),
+        (id(50), id(51), 15),
+        // The other way only those count that the older one had.
+        (id(51), id(50), 1),
+        (id(2), id(90), 500),
+        (first, id(1), 15),
+    ] {
+        let changed = same_changes(&file, old, new)?;
+        ensure!(changed >= least, "{new} against {old}: {changed} blocks");
+    }
+    Ok(())
 }
 
 fn pool_uuid(ctx: &Ctx) -> Result<String> {
@@ -299,16 +386,29 @@ pub(super) fn used(ctx: &Ctx) -> Result<u64> {
         .context("no number")
 }
 
+/// Thin ids that were given out and are free again. One that was never given out shows an old catalogue.
+pub(super) fn spent_ids(ctx: &Ctx, names: &[&str]) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for name in names {
+        create(ctx, name)?;
+        let inspected = ctx.json(&["container", "inspect", name])?;
+        ids.push(inspected["container"]["thin_id"].to_string());
+        ctx.ok(&["container", "rm", name])?;
+    }
+    Ok(ids)
+}
+
 fn thins(ctx: &Ctx) -> Result<()> {
     pool_with(ctx, &["web"])?;
+    let spent = spent_ids(ctx, &["a", "b", "c"])?;
     // A snapshot of web's that nobody wrote down, with 40 blocks of its own, and an empty one.
     let web = ctx.json(&["container", "inspect", "web"])?["container"]["thin_id"].to_string();
     write_blocks("web", 0..100)?;
     dmsetup(&["suspend", "dmthin-tank-ctr-web"])?;
-    message(&format!("create_snap 7000 {web}"))?;
+    message(&format!("create_snap {} {web}", spent[0]))?;
     dmsetup(&["resume", "dmthin-tank-ctr-web"])?;
     write_blocks("web", 0..40)?;
-    message("create_thin 7001")?;
+    message(&format!("create_thin {}", spent[1]))?;
     let before = used(ctx)?;
     let planned = {
         let output = ctx.cli(&["--json", "gc", "--dry-run"])?;
@@ -323,7 +423,7 @@ fn thins(ctx: &Ctx) -> Result<()> {
     ensure!(ids.split_whitespace().count() == 4, "thin ids {ids:?}");
 
     // With a catalogue that is not of this time nothing is taken away.
-    message("create_thin 7002")?;
+    message(&format!("create_thin {}", spent[2]))?;
     ctx.ok(&["container", "rm", "web", "--queue"])?;
     let status = ctx.json(&["pool", "status", "tank"])?;
     let id = status["pool"]["live"]["transaction_id"]
@@ -428,7 +528,8 @@ fn tells_what_is_lost(ctx: &Ctx) -> Result<()> {
 
 fn closed_pool(ctx: &Ctx) -> Result<()> {
     pool_with(ctx, &["web"])?;
-    message("create_thin 7000")?;
+    let spent = spent_ids(ctx, &["a"])?;
+    message(&format!("create_thin {}", spent[0]))?;
     ctx.ok(&["container", "rm", "web", "--queue"])?;
     ctx.ok(&["pool", "close", "tank"])?;
     let (code, items) = found(ctx, &["gc"])?;

@@ -143,15 +143,27 @@ fn destroy_is_exact(ctx: &Ctx) -> Result<()> {
     ensure!(
         plan["names"] == serde_json::json!(["web", "demo:1"])
             && count(&plan, "volumes") == 4
-            && plan["devices"] == serde_json::json!(["dmthin-tank-ctr-web", "dmthin-tank-pool"]),
+            && plan["devices"]
+                == serde_json::json!([
+                    "dmthin-tank-ctr-web",
+                    "dmthin-tank-mirror",
+                    "dmthin-tank-pool"
+                ]),
         "{plan}"
     );
     // Open or closed the same files go, and no other is there.
     ctx.ok(&["pool", "close", "tank"])?;
     let plan = ctx.json(&["pool", "destroy", "tank", "--dry-run"])?["plan"].clone();
     let mut there: Vec<String> = Vec::new();
-    for entry in fs::read_dir(ctx.root.join("tank"))? {
-        there.push(text(&entry?.path()).to_owned());
+    let mut dirs = vec![ctx.root.join("tank")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => dirs.push(path),
+                false => there.push(text(&path).to_owned()),
+            }
+        }
     }
     let mut told: Vec<String> = serde_json::from_value(plan["files"].clone())?;
     there.sort();

@@ -19,6 +19,10 @@ pub(super) const TESTS: &[Test] = &[
     ("grow_pool_on_files_under_a_writer", pool_on_files),
     ("grow_pool_on_block_devices", pool_on_devices),
     ("grow_pool_cut_is_ended_by_pool_open", pool_growth_is_cut),
+    (
+        "grow_pool_takes_metadata_that_are_longer_already",
+        longer_metadata,
+    ),
     ("grow_pool_frees_who_waits_for_room", waiting_writer),
     ("grow_container_in_use_or_not", container),
     (
@@ -178,6 +182,41 @@ fn pool_growth_is_cut(ctx: &Ctx) -> Result<()> {
     let total = number(&status(ctx)?["live"]["data"]["total"])?;
     ensure!(total == size.saturating_add(64 << 20));
     ctx.ok(&["container", "umount", "web"]).map(drop)
+}
+
+/// A cut between the longer file of the metadata and the catalogue's word of it: the kernel took the metadata as
+/// long as they were, at the next opening or at any reload, and the catalogue knew nothing of it, so that a
+/// copy of the metadata would have ended before they did.
+fn longer_metadata(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "1G", "--metadata-size", "16M"])?;
+    let file = ctx.root.join("tank/metadata.img");
+    let longer = |mib: u64| -> Result<()> {
+        let file = fs::OpenOptions::new().write(true).open(&file)?;
+        Ok(file.set_len(mib << 20)?)
+    };
+    let is = |mib: u64| -> Result<()> {
+        let pool = status(ctx)?;
+        let sizes = [
+            &pool["live"]["metadata"]["total"],
+            &pool["metadata"]["size"],
+        ];
+        ensure!(sizes == [mib << 20, mib << 20], "{sizes:?}, not {mib} MiB");
+        Ok(())
+    };
+    ctx.ok(&["pool", "close", "tank"])?;
+    longer(20)?;
+    ctx.ok(&["pool", "open", "tank"])?;
+    is(20)?;
+    // The kernel is told of the file when it is told anything.
+    longer(24)?;
+    is(20)?;
+    ctx.ok(&["pool", "grow", "--data", "+64M"])?;
+    is(24)?;
+    longer(28)?;
+    ctx.ok(&["pool", "set", "--min-free-data", "20%"])?;
+    is(28)?;
+    ctx.ok(&["pool", "backup-metadata", "tank"])?;
+    ctx.ok(&["check"]).map(drop)
 }
 
 /// A pool without a free block keeps its writers waiting for a minute: who grows it in time is

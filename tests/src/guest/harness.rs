@@ -1,5 +1,7 @@
 //! Runs the tests one by one, and looks after each whether anything is left behind.
 
+mod patience;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -8,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use dmthin::ids::ThinId;
 use serde_json::Value;
 
 /// A test: its name and its function.
@@ -15,13 +18,13 @@ pub(super) type Test = (&'static str, fn(&Ctx) -> Result<()>);
 
 /// What a command answered.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     /// Exit status; 128 and the signal for one that was killed.
-    pub(super) code: i32,
+    pub(crate) code: i32,
     /// What it printed as its result.
-    pub(super) stdout: String,
+    pub(crate) stdout: String,
     /// What it said beside it.
-    pub(super) stderr: String,
+    pub(crate) stderr: String,
 }
 
 /// Where a test works.
@@ -38,7 +41,7 @@ pub(super) struct Ctx {
 }
 
 /// Runs any program to its end.
-pub(super) fn run(program: &str, args: &[&str]) -> Result<Output> {
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<Output> {
     run_with_input(program, args, Stdio::null())
 }
 
@@ -56,7 +59,7 @@ fn run_with_input(program: &str, args: &[&str], input: Stdio) -> Result<Output> 
 }
 
 /// Runs a witness that must succeed, and gives what it printed.
-pub(super) fn witness(program: &str, args: &[&str]) -> Result<String> {
+pub(crate) fn witness(program: &str, args: &[&str]) -> Result<String> {
     let output = run(program, args)?;
     ensure!(
         output.code == 0,
@@ -184,22 +187,33 @@ impl Ctx {
     }
 }
 
-/// The ids in use in an open pool, by `thin_ls` of a metadata snapshot: an independent reader.
+/// The ids in use in an open pool on files, by `thin_ls` of a metadata snapshot: an independent reader. Without
+/// that of the copy of the catalogue, which each pool of ours has.
 pub(super) fn thin_ids(ctx: &Ctx, pool: &str) -> Result<String> {
-    let device = format!("dmthin-{pool}-pool");
-    witness(
-        "dmsetup",
-        &["message", &device, "0", "reserve_metadata_snap"],
-    )?;
+    Ok(without_mirror(&all_thin_ids(ctx, pool)?))
+}
+
+/// The same with all of them.
+pub(super) fn all_thin_ids(ctx: &Ctx, pool: &str) -> Result<String> {
     let metadata = ctx.root.join(pool).join("metadata.img");
-    let listed = run(
-        "thin_ls",
-        &["-m", "--no-headers", "-o", "DEV", text(&metadata)],
-    );
-    witness(
-        "dmsetup",
-        &["message", &device, "0", "release_metadata_snap"],
-    )?;
+    thin_ids_on(&format!("dmthin-{pool}-pool"), text(&metadata))
+}
+
+/// Lines that begin with an id, but for that of the copy of the catalogue.
+pub(super) fn without_mirror(listed: &str) -> String {
+    let mirror = ThinId::MIRROR.to_string();
+    listed
+        .lines()
+        .filter(|line| line.split_whitespace().next() != Some(mirror.as_str()))
+        .fold(String::new(), |all, line| all + line + "\n")
+}
+
+/// The ids in a pool's device whose metadata are there.
+pub(super) fn thin_ids_on(device: &str, metadata: &str) -> Result<String> {
+    let message = |text| witness("dmsetup", &["message", device, "0", text]);
+    message("reserve_metadata_snap")?;
+    let listed = run("thin_ls", &["-m", "--no-headers", "-o", "DEV", metadata]);
+    message("release_metadata_snap")?;
     let listed = listed?;
     ensure!(
         listed.code == 0,
@@ -226,14 +240,14 @@ pub(super) fn df_mib(what: &str, path: &Path) -> Result<u64> {
 }
 
 /// Text of a path, for a command line.
-pub(super) fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("test paths are ASCII")
 }
 
-/// Whether something comes true within seconds: where udevd runs, its probe of a device may be that
-/// device's last user for a moment.
+/// Whether something comes true within seconds, many of them where the machine is slow: where udevd runs,
+/// its probe of a device may be that device's last user for a moment.
 pub(super) fn eventually(check: impl FnMut() -> Result<bool>) -> Result<bool> {
-    within(5, check)
+    within(20, check)
 }
 
 /// As [`eventually`], for what takes so many seconds at most.
@@ -325,7 +339,7 @@ fn tear_down(ctx: &Ctx) -> Result<()> {
 /// Clears away what a failed test left, so that the next one starts clean: best effort by
 /// witnesses' tools, since ours may be what is broken.
 fn sweep(ctx: &Ctx) {
-    for pass in ["ctr|layer|base", "pool", "tdata|tmeta"] {
+    for pass in ["ctr|vol|snap|layer|base", "pool", "tdata|tmeta"] {
         let script = format!(
             "for d in $(dmsetup ls | awk '{{print $1}}' | grep -E '^dmthin-.*({pass})'); do \
              dmsetup resume $d; dmsetup remove --retry $d; done"
@@ -346,6 +360,7 @@ pub(super) fn run_all(
     isolated: bool,
 ) -> Result<bool> {
     let (mut passed, mut failed) = (0_u32, 0_u32);
+    let limit = patience::limit()?;
     let mut out = std::io::stdout();
     for (name, test) in tests {
         if !only.is_empty() && !only.iter().any(|part| name.contains(part.as_str())) {
@@ -364,14 +379,16 @@ pub(super) fn run_all(
         };
         fs::create_dir_all(&ctx.dir)?;
         let started = Instant::now();
-        let result = std::panic::catch_unwind(|| test(&ctx))
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("the test panicked")));
-        let after = if isolated { tear_down(&ctx) } else { Ok(()) };
-        let result = match (result, after) {
-            (Err(error), Err(after)) => Err(error.context(format!("and {after:#}"))),
-            (Ok(()), Err(after)) => Err(after),
-            (result, Ok(())) => result,
-        };
+        let result = patience::within(limit, name, || {
+            let result = std::panic::catch_unwind(|| test(&ctx))
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("the test panicked")));
+            let after = if isolated { tear_down(&ctx) } else { Ok(()) };
+            match (result, after) {
+                (Err(error), Err(after)) => Err(error.context(format!("and {after:#}"))),
+                (Ok(()), Err(after)) => Err(after),
+                (result, Ok(())) => result,
+            }
+        });
         let seconds = started.elapsed().as_secs_f64();
         match result {
             Ok(()) => {

@@ -12,6 +12,7 @@ use super::harness::{Ctx, Output, Test, block_device, eventually, run, text, wit
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
     ("host_udev_rule_hides_what_is_internal", udev_rule_hides),
+    ("host_udev_cookies_of_the_dead_are_freed", cookies),
     ("host_units_run_with_the_rights_they_have", units_run),
     ("host_lvm_filter_keeps_lvm_out", lvm_filter),
     ("host_settings_are_a_new_pools_defaults", settings_apply),
@@ -122,6 +123,43 @@ fn other_device(name: &str, uuid: &str) -> Result<String> {
         &[&["create", name, "--uuid", uuid][..], &table[..]].concat(),
     )?;
     Ok(format!("/dev/mapper/{name}"))
+}
+
+/// The semaphores that udev's cookies are.
+fn nr_cookies() -> Result<usize> {
+    let list = fs::read_to_string("/proc/sysvipc/sem")?;
+    let keys = list
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    let keys = keys.filter_map(|key| key.parse::<u32>().ok());
+    Ok(keys.filter(|key| key >> 16 == 0x0d4d).count())
+}
+
+/// A command that is killed while it has a cookie leaves it; the next opening frees it, and not those of
+/// others.
+fn cookies(ctx: &Ctx) -> Result<()> {
+    let udevd = Udevd::with_rule()?;
+    ctx.pool("tank")?;
+    let image = build::small_image(&ctx.dir, "demo:1")?;
+    ctx.ok(&["image", "import", text(&image)])?;
+    witness("udevadm", &["settle", "--timeout=30"])?;
+    let before = nr_cookies()?;
+    let [with_theirs, with_both] = [1, 2].map(|more| before.saturating_add(more));
+    let theirs = witness("dmsetup", &["udevcreatecookie"])?;
+    for call in 1..=2 {
+        let inject = format!("inject=semtimedop:signal=KILL:when={call}");
+        let create = ["container", "create", "demo:1"];
+        let options = ["-f", "-o", "/dev/null", "-e", &inject, "pool-cli", "--root"];
+        let words = [&options[..], &[text(&ctx.root)], &create].concat();
+        ensure!(run("strace", &words)?.code == 128, "it was not killed");
+        ensure!(nr_cookies()? == with_both, "{} cookies", nr_cookies()?);
+        ctx.ok(&["pool", "open", "tank"])?;
+        ensure!(nr_cookies()? == with_theirs, "{} cookies", nr_cookies()?);
+    }
+    witness("dmsetup", &["udevreleasecookie", theirs.trim()])?;
+    ensure!(nr_cookies()? == before, "{} cookies", nr_cookies()?);
+    drop(udevd);
+    Ok(())
 }
 
 fn udev_rule_hides(ctx: &Ctx) -> Result<()> {

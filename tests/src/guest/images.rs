@@ -1,11 +1,12 @@
 //! Images: the real one against an independent extraction, sharing, names, history.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use super::build::{self, Layer};
+use super::check::{dmsetup, found, words};
 use super::harness::{Ctx, Test, run, text, witness};
 
 /// The tests of this file.
@@ -16,7 +17,15 @@ pub(super) const TESTS: &[Test] = &[
         "image_from_stdin_and_from_directory",
         from_stdin_and_directory,
     ),
+    (
+        "image_import_reads_only_what_is_new",
+        import_reads_only_what_is_new,
+    ),
     ("image_rm_keeps_what_others_need", rm_keeps_what_is_needed),
+    (
+        "image_verify_names_a_changed_file",
+        verify_names_a_changed_file,
+    ),
 ];
 
 /// Those that take a whole image.
@@ -67,6 +76,85 @@ fn equals_oracle(ctx: &Ctx, file: &str) -> Result<()> {
     );
     ctx.ok(&["container", "umount", "real"])?;
     witness("e2fsck", &["-fn", "/dev/mapper/dmthin-tank-ctr-real"]).map(drop)
+}
+
+/// Every layer's tar comes back with its digest; once a file is changed below the pool's back, that file is
+/// named. The record of a layer goes with it, and a stray one with `gc`.
+fn verify_names_a_changed_file(ctx: &Ctx) -> Result<()> {
+    ctx.pool("tank")?;
+    let mut layers = build::two_layers();
+    let twice = Layer::new()
+        .file("twice", b"first")
+        .file("twice", b"second");
+    layers.push(twice.file("victim", &[7; 9000]).bytes());
+    let file = build::Image::new("demo:1", layers).write(&ctx.dir.join("demo.tar"))?;
+    ctx.ok(&["image", "import", text(&file)])?;
+    let checked = ctx.json(&["image", "verify", "demo:1"])?;
+    let layers = checked["layers"].as_array().context("no layers")?;
+    ensure!(
+        layers.len() == 3 && layers.iter().all(|layer| layer["verdict"] == "whole"),
+        "{checked}"
+    );
+    let left = dmsetup(&["ls"])?;
+    ensure!(!left.contains("-layer-"), "{left}");
+    let images = ctx.json(&["image", "list"])?;
+    let top = &images["images"][0]["layers"][2];
+    let records = ctx.root.join("tank/layers");
+    let record = records.join(format!("{}.split", top["volume"]));
+    ensure!(record.exists(), "no {}", record.display());
+
+    let table = format!(
+        "0 4194304 thin /dev/mapper/dmthin-tank-pool {}",
+        top["thin_id"]
+    );
+    dmsetup(&["create", "damage", "--table", &table])?;
+    // Where no udevd makes it.
+    dmsetup(&["mknodes", "damage"])?;
+    let mount = ctx.mkdir("mnt")?;
+    witness("mount", &["/dev/mapper/damage", text(&mount)])?;
+    fs::write(mount.join("victim"), [8; 9000])?;
+    witness("umount", &[text(&mount)])?;
+    dmsetup(&["remove", "--retry", "damage"])?;
+    let output = ctx.cli(&["image", "verify", "--all"])?;
+    let id = top["diff_id"].as_str().context("no diff id")?;
+    ensure!(
+        output.code == 8
+            && output.stdout.matches("whole\t").count() == 2
+            && output
+                .stdout
+                .ends_with(&format!("changed\t{id}\nfile\t{id}\tvictim\n")),
+        "{}: {}{}",
+        output.code,
+        output.stdout,
+        output.stderr
+    );
+
+    // A reader that is killed leaves the layer's device, for reading only; whoever removes the layer got that
+    // one, and could not discard by it.
+    let columns = ["info", "-c", "--noheadings", "-o", "uuid"];
+    let pool = dmsetup(&[&columns[..], &["dmthin-tank-pool"]].concat())?;
+    let uuid = pool
+        .trim()
+        .replace("-pool", &format!("-layer-{}", top["volume"]));
+    let name = format!("dmthin-tank-layer-{}", top["volume"]);
+    let left = ["create", &name, "--readonly", "--uuid", &uuid];
+    dmsetup(&[&left[..], &["--table", &table]].concat())?;
+
+    ctx.ok(&["image", "rm", "demo:1"])?;
+    ensure!(!records.exists(), "records of removed layers stay");
+    fs::create_dir(&records)?;
+    fs::write(records.join("999.split"), "")?;
+    let (code, items) = found(ctx, &["check"])?;
+    ensure!(
+        code == 1 && words(&items, "kind") == ["stray-record"],
+        "{code} {items:?}"
+    );
+    ctx.ok(&["gc"])?;
+    ensure!(
+        !records.join("999.split").exists(),
+        "the stray record stays"
+    );
+    ctx.ok(&["check"]).map(drop)
 }
 
 fn docker_equals_oracle(ctx: &Ctx) -> Result<()> {
@@ -169,6 +257,35 @@ fn from_stdin_and_directory(ctx: &Ctx) -> Result<()> {
     // The layers are those of the archive, compressed: the diff ids are the same.
     ensure!(report["imported"][0]["layers_shared"] == 2, "{report}");
     Ok(())
+}
+
+/// Of layers that are in the pool no blob is read: it may be missing, or be something else.
+fn import_reads_only_what_is_new(ctx: &Ctx) -> Result<()> {
+    ctx.pool("tank")?;
+    let mut layers = build::two_layers();
+    layers.push(Layer::new().file("extra", b"third").bytes());
+    let without = |name: &str| -> Result<PathBuf> {
+        let mut image = build::Image::new(name, layers.clone());
+        image.manifest["Layers"][0] = serde_json::json!("nowhere/layer.tar");
+        image.layers[1] = b"BZh9 no layer".to_vec();
+        image.write(&ctx.dir.join("without.tar"))
+    };
+    let without = without("three:1")?;
+    let import = ["image", "import", text(&without)];
+    ctx.fails(&import, 11, "nowhere/layer.tar")?;
+    ensure!(ctx.json(&["layer", "list"])?["layers"] == serde_json::json!([]));
+    let below = build::small_image(&ctx.dir, "two:1")?;
+    ctx.ok(&["image", "import", text(&below)])?;
+    let report = ctx.json(&import)?;
+    ensure!(
+        report["imported"][0]["layers_shared"] == 2 && report["imported"][0]["layers_new"] == 1,
+        "{report}"
+    );
+    let mount = ctx.mkdir("mnt")?;
+    ctx.ok(&["container", "create", "three:1", "--name", "c"])?;
+    ctx.ok(&["container", "mount", "c", text(&mount)])?;
+    ensure!(fs::read(mount.join("extra"))? == b"third");
+    ctx.ok(&["container", "umount", "c"]).map(drop)
 }
 
 /// Writes the two-layer image as an OCI layout, one layer by gzip and one plain.

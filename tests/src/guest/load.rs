@@ -14,19 +14,26 @@ use anyhow::{Result, ensure};
 
 use super::disks::{check_disk, detach};
 use super::growth::{make, mounted, number, status};
-use super::harness::{Ctx, Test, block_device, run, text, witness};
+use super::harness::{Ctx, Test, block_device, run, text, within, witness};
 use super::shared::{remove_group, volume_group};
+use crate::fio::{Pass, file_name, fio};
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
-    ("load_of_ten_while_files_grow", files),
-    ("load_of_ten_while_block_devices_grow", devices),
-    ("load_of_ten_while_lvm_volumes_grow", volumes),
-    ("load_of_ten_while_a_whole_disk_grows", disk),
+    ("load_of_ten_while_files_grow", |ctx| files(ctx, by_writers)),
+    ("load_of_ten_by_fio_while_files_grow", |ctx| {
+        files(ctx, by_fio)
+    }),
+    ("load_of_ten_by_fio_while_block_devices_grow", devices),
+    ("load_of_ten_by_fio_while_lvm_volumes_grow", volumes),
+    ("load_of_ten_by_fio_while_a_whole_disk_grows", disk),
     ("growth_of_files_killed_at_each_step", files_killed),
     ("growth_of_devices_killed_at_each_step", devices_killed),
     ("growth_of_a_disk_killed_at_each_step", disk_killed),
 ];
+
+/// Makes a pool larger, at this step.
+type Grow<'a> = dyn FnMut(u64) -> Result<()> + 'a;
 
 const WRITERS: u64 = 10;
 /// What is written at a time.
@@ -77,8 +84,68 @@ fn verify(path: &Path, writer: u64, written: u64) -> Result<()> {
     Ok(())
 }
 
+/// Writes until it is told to stop; tells how many blocks are on the disk, and the longest time in
+/// milliseconds that it was kept waiting by a block.
+pub(super) fn timed_write(
+    path: &Path,
+    writer: u64,
+    stop: &AtomicBool,
+    flushed: &AtomicU64,
+    longest: &AtomicU64,
+) -> Result<()> {
+    let file = File::create(path)?;
+    let mut n = 0;
+    while !stop.load(Ordering::SeqCst) {
+        let (index, round) = (n % BLOCKS, n / BLOCKS);
+        let started = Instant::now();
+        file.write_all_at(&block(writer, index, round), index * block_len())?;
+        n += 1;
+        if n % 8 == 0 {
+            file.sync_data()?;
+            flushed.store(n, Ordering::SeqCst);
+        }
+        let waited = u64::try_from(started.elapsed().as_millis())?;
+        longest.fetch_max(waited, Ordering::SeqCst);
+        // A disk that is kept full tells nothing of who else makes its writers wait.
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// That a file is what [`timed_write`] had made of it at one moment, when at least so many blocks were on
+/// the disk: from one block on it has the round before.
+pub(super) fn is_a_moment_of(path: &Path, writer: u64, flushed: u64) -> Result<()> {
+    let file = File::open(path)?;
+    let blocks = file.metadata()?.len() / block_len();
+    let mut found = vec![0; BLOCK];
+    let mut rounds = Vec::new();
+    for index in 0..blocks {
+        file.read_exact_at(&mut found, index * block_len())?;
+        let round = u64::from_le_bytes(found[16..24].try_into()?);
+        ensure!(
+            found == block(writer, index, round),
+            "block {index} of writer {writer} is none that it wrote"
+        );
+        rounds.push(round);
+    }
+    let newest = rounds.first().copied().unwrap_or(0);
+    let done = u64::try_from(rounds.iter().filter(|round| **round == newest).count())?;
+    let begins = usize::try_from(done)?;
+    ensure!(
+        rounds[begins..].iter().all(|round| round + 1 == newest)
+            && (newest == 0 || blocks == BLOCKS),
+        "writer {writer} has no moment with {rounds:?}"
+    );
+    let written = newest * BLOCKS + done;
+    ensure!(
+        written >= flushed,
+        "writer {writer}: {written} of {flushed} blocks"
+    );
+    Ok(())
+}
+
 /// Four steps of growth, each between writes of all ten; then all that was written is there.
-fn under_load(ctx: &Ctx, mut grow: impl FnMut(u64) -> Result<()>) -> Result<()> {
+fn by_writers(ctx: &Ctx, grow: &mut Grow<'_>) -> Result<()> {
     let dirs = (0..WRITERS)
         .map(|n| mounted(ctx, &format!("c{n}"), "512M"))
         .collect::<Result<Vec<PathBuf>>>()?;
@@ -144,16 +211,68 @@ fn under_load(ctx: &Ctx, mut grow: impl FnMut(u64) -> Result<()>) -> Result<()> 
     ctx.ok(&["pool", "close", "tank"]).map(drop)
 }
 
-fn files(ctx: &Ctx) -> Result<()> {
+/// Four steps of growth in the midst of fio's passes in ten containers, each of which fio reads and compares at
+/// its end; the last one once more, from the devices.
+fn by_fio(ctx: &Ctx, grow: &mut Grow<'_>) -> Result<()> {
+    let dirs = (0..WRITERS)
+        .map(|n| mounted(ctx, &format!("c{n}"), "512M"))
+        .collect::<Result<Vec<PathBuf>>>()?;
+    let total = || -> Result<u64> { number(&status(ctx)?["live"]["data"]["total"]) };
+    for pass in 1..=4 {
+        let before = total()?;
+        for dir in &dirs {
+            // That of the pass before the last one, so that this one's is seen to begin.
+            let _ = fs::remove_file(dir.join(file_name(pass)));
+        }
+        thread::scope(|scope| {
+            let writing = scope.spawn(|| fio(&dirs, pass, Pass::WriteAndVerify));
+            let wrote = |dir: &PathBuf| {
+                fs::metadata(dir.join(file_name(pass))).is_ok_and(|file| file.len() > 0)
+            };
+            let begun = within(60, || Ok(writing.is_finished() || dirs.iter().all(wrote)));
+            let grown = begun.and_then(|begun| {
+                ensure!(
+                    begun && !writing.is_finished(),
+                    "pass {pass} was not under way"
+                );
+                grow(pass)
+            });
+            // What fio says first: where it failed, nothing was under way.
+            writing.join().expect("fio's thread does not panic")?;
+            grown
+        })?;
+        ensure!(total()? > before, "pass {pass}: not grown");
+    }
+    for dir in &dirs {
+        witness("umount", &[text(dir)])?;
+    }
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    for (n, dir) in dirs.iter().enumerate() {
+        let name = format!("c{n}");
+        witness(
+            "e2fsck",
+            &["-fn", &format!("/dev/mapper/dmthin-tank-ctr-{name}")],
+        )?;
+        ctx.ok(&["container", "mount", &name, text(dir)])?;
+    }
+    fio(&dirs, 4, Pass::Verify)?;
+    for dir in &dirs {
+        witness("umount", &[text(dir)])?;
+    }
+    ensure!(status(ctx)?["live"]["mode"] == "rw");
+    ctx.ok(&["pool", "close", "tank"]).map(drop)
+}
+
+fn files(ctx: &Ctx, under_load: fn(&Ctx, &mut Grow<'_>) -> Result<()>) -> Result<()> {
     make(ctx, &["--size", "512M", "--metadata-size", "16M"])?;
-    under_load(ctx, |_| {
+    under_load(ctx, &mut |_| {
         ctx.ok(&["pool", "grow", "--data", "+64M", "--metadata", "+4M"])
             .map(drop)
     })
 }
 
 /// Makes a loop device and its file so large.
-fn enlarge(path: &Path, node: &str, mib: u64) -> Result<()> {
+pub(super) fn enlarge(path: &Path, node: &str, mib: u64) -> Result<()> {
     File::options().write(true).open(path)?.set_len(mib << 20)?;
     witness("losetup", &["-c", node]).map(drop)
 }
@@ -162,7 +281,7 @@ fn devices(ctx: &Ctx) -> Result<()> {
     let (data, data_node) = &block_device(ctx, "disk0", 512)?;
     let (metadata, metadata_node) = &block_device(ctx, "disk1", 16)?;
     make(ctx, &["--data", data_node, "--metadata", metadata_node])?;
-    under_load(ctx, |step| {
+    by_fio(ctx, &mut |step| {
         enlarge(data, data_node, 512 + step * 64)?;
         enlarge(metadata, metadata_node, 16 + step * 4)?;
         ctx.ok(&["pool", "grow"]).map(drop)
@@ -182,7 +301,7 @@ fn volumes(ctx: &Ctx) -> Result<()> {
         ctx,
         &["--data", "/dev/vg/data", "--metadata", "/dev/vg/meta"],
     )?;
-    under_load(ctx, |_| {
+    by_fio(ctx, &mut |_| {
         witness("lvextend", &["-q", "-L", "+64M", "vg/data"])?;
         witness("lvextend", &["-q", "-L", "+4M", "vg/meta"])?;
         ctx.ok(&["pool", "grow"]).map(drop)
@@ -195,7 +314,7 @@ fn volumes(ctx: &Ctx) -> Result<()> {
 fn disk(ctx: &Ctx) -> Result<()> {
     let (path, node) = &block_device(ctx, "disk0", 704)?;
     make(ctx, &["--metadata-size", "16M", "--device", node])?;
-    under_load(ctx, |step| {
+    by_fio(ctx, &mut |step| {
         enlarge(path, node, 704 + step * 64)?;
         let metadata = format!("{}M", 16 + step * 4);
         ctx.ok(&["pool", "grow", "--metadata", &metadata]).map(drop)

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::check::{pool_with, write_blocks};
-use super::harness::{Ctx, Test, eventually, text, witness};
+use super::check::{pool_with, spent_ids, write_blocks};
+use super::harness::{Ctx, Test, eventually, text, without_mirror, witness};
 use super::monitor::{Monitor, wake_ups};
 
 /// The tests of this file.
@@ -30,13 +30,13 @@ fn samples(file: &Path) -> Result<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Mapped and exclusive bytes of each thin id of a closed pool, by `thin_ls`.
+/// Mapped and exclusive bytes of each thin id of a closed pool, by `thin_ls`, but of the copy of the catalogue.
 fn thin_ls(ctx: &Ctx) -> Result<BTreeMap<u64, [u64; 2]>> {
     let file = ctx.root.join("tank/metadata.img");
     let columns = "DEV,MAPPED_BLOCKS,EXCLUSIVE_BLOCKS";
     let listed = witness("thin_ls", &["--no-headers", "-o", columns, text(&file)])?;
     let mut rows = BTreeMap::new();
-    for line in listed.lines() {
+    for line in without_mirror(&listed).lines() {
         let cells: Result<Vec<u64>, _> = line.split_whitespace().map(str::parse).collect();
         let [id, mapped, exclusive]: [u64; 3] = cells?.try_into().ok().context("three")?;
         rows.insert(id, [mapped, exclusive].map(|n| n.saturating_mul(BLOCK)));
@@ -54,15 +54,21 @@ fn volumes(ctx: &Ctx) -> Result<()> {
     let listed = thin_ls(ctx)?;
     ctx.ok(&["pool", "open", "tank"])?;
     witness("dmsetup", &["remove", "--retry", "dmthin-tank-ctr-db"])?;
-    let message = ["message", "dmthin-tank-pool", "0", "create_thin 7000"];
+    let spent = spent_ids(ctx, &["gone"])?;
+    let create = format!("create_thin {}", spent[0]);
+    let message = ["message", "dmthin-tank-pool", "0", &create];
     witness("dmsetup", &message)?;
     let file = ctx.dir.join("dmthin.prom");
     let args = ["--interval", "3600", "--metrics", text(&file)];
     let monitor = Monitor::start(ctx, &args)?;
     let orphans = |kind: &str| format!("dmthin_orphans{{pool=\"tank\",kind=\"{kind}\"}}");
     let unknown = orphans("unknown-thin");
+    let copied = "dmthin_last_metadata_backup_timestamp_seconds{pool=\"tank\"}";
     ensure!(
-        eventually(|| Ok(samples(&file)?.contains_key(&unknown)))?,
+        eventually(|| {
+            let told = samples(&file)?;
+            Ok(told.contains_key(&unknown) && told.contains_key(copied))
+        })?,
         "{}",
         fs::read_to_string(&file)?
     );

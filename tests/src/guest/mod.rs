@@ -6,33 +6,50 @@
 //! `thin_check`, and nothing of ours may be left in the kernel.
 
 mod beside;
-mod build;
+pub(crate) mod build;
 mod cancel;
 mod check;
+mod commits;
 mod containers;
 mod cycles;
+mod damage;
+mod delta;
 mod devices;
+mod diff;
+mod discards;
 mod disks;
 mod dry_run;
 mod extend;
+mod flaky;
+mod forks;
 mod full;
 mod growth;
-mod harness;
+pub(crate) mod harness;
 mod host;
 mod hostile;
 mod images;
+mod kernel_model;
+mod layers;
 mod load;
 mod metrics;
+mod mirror;
 mod monitor;
 mod moving;
 mod namespaces;
 mod pairing;
 mod pools;
+mod promises;
 mod reboot;
+mod rebuild;
 mod removal;
 mod repair;
 mod shared;
+mod space;
+mod steps;
+mod stress;
+mod verbs;
 mod watch;
+mod zeroing;
 
 use std::path::Path;
 
@@ -41,55 +58,128 @@ use clap::ValueEnum;
 
 use harness::Test;
 
+pub use steps::step;
+
 /// Tests that are run or left out together, for the time that they take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Group {
-    /// What is run on every machine.
+    /// What each kernel does, with udevd and without.
     Short,
-    /// Those that fill pools, wait for time limits or take many volumes, and whole images.
+    /// Those that wait for time limits or take many volumes.
     Long,
-    /// Hundreds of containers that come and go.
+    /// What udevd, systemd and lvm2 of a host make of a pool, and whole disks.
+    Host,
+    /// Whole images, as others extract them.
+    Images,
+    /// Those that fill pools.
+    Full,
+    /// Those that damage pools' metadata, and the devices below them.
+    Repair,
+    /// What asks nothing of the kernel that another one could do otherwise.
+    Apart,
+    /// Catalogues and archives that are damaged, lost, or another pool's, and what `check` finds.
+    Broken,
+    /// Differences of images and containers, long stacks of layers, and what they take.
+    Layers,
+    /// Commits, snapshots, forks, going back, data volumes.
+    Verbs,
+    /// Hundreds of containers that come and go, and many who work at a time.
     Cycles,
-    /// Pools that grow under the load of ten containers, or are killed at each step of it.
+    /// Pools that grow under the load of ten containers, or are killed at each step of it; forks under fio.
     Load,
+    /// Every verb, cut at each of its steps; and the model on which they are cut anywhere.
+    Steps,
+    /// Verbs whose calls fail, one after the other.
+    Errors,
 }
 
 const SHORT: &[&[Test]] = &[
     pools::TESTS,
-    pairing::TESTS,
     containers::TESTS,
     growth::TESTS,
     removal::TESTS,
-    cancel::TESTS,
-    images::TESTS,
-    hostile::TESTS,
-    devices::TESTS,
     namespaces::TESTS,
 ];
 
 const LONG: &[&[Test]] = &[
     metrics::TESTS,
     monitor::TESTS,
-    full::TESTS,
-    check::TESTS,
     beside::TESTS,
-    dry_run::TESTS,
-    host::TESTS,
-    extend::TESTS,
-    disks::TESTS,
-    shared::TESTS,
-    repair::TESTS,
     watch::TESTS,
-    images::LONG,
+    promises::TESTS,
 ];
 
+const HOST: &[&[Test]] = &[host::TESTS, disks::TESTS, shared::TESTS];
+
+const REPAIR: &[&[Test]] = &[repair::TESTS, flaky::TESTS];
+
+const APART: &[&[Test]] = &[
+    discards::TESTS,
+    images::TESTS,
+    devices::TESTS,
+    zeroing::TESTS,
+    extend::TESTS,
+    dry_run::TESTS,
+];
+
+const BROKEN: &[&[Test]] = &[
+    pairing::TESTS,
+    damage::TESTS,
+    rebuild::TESTS,
+    mirror::TESTS,
+    check::TESTS,
+    cancel::TESTS,
+    hostile::TESTS,
+];
+
+const LAYERS: &[&[Test]] = &[
+    delta::TESTS,
+    diff::TESTS,
+    layers::TESTS,
+    space::TESTS,
+    layers::LONG,
+];
+
+const VERBS: &[&[Test]] = &[commits::TESTS, verbs::TESTS];
+
 impl Group {
+    /// As it is given on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Long => "long",
+            Self::Host => "host",
+            Self::Images => "images",
+            Self::Full => "full",
+            Self::Repair => "repair",
+            Self::Apart => "apart",
+            Self::Broken => "broken",
+            Self::Layers => "layers",
+            Self::Verbs => "verbs",
+            Self::Cycles => "cycles",
+            Self::Load => "load",
+            Self::Steps => "steps",
+            Self::Errors => "errors",
+        }
+    }
+
     fn tests(self) -> Vec<Test> {
         match self {
             Self::Short => SHORT.concat(),
             Self::Long => LONG.concat(),
-            Self::Cycles => cycles::TESTS.to_vec(),
-            Self::Load => load::TESTS.to_vec(),
+            Self::Host => HOST.concat(),
+            Self::Images => images::LONG.to_vec(),
+            Self::Full => full::TESTS.to_vec(),
+            Self::Repair => REPAIR.concat(),
+            Self::Apart => APART.concat(),
+            Self::Broken => BROKEN.concat(),
+            Self::Layers => LAYERS.concat(),
+            Self::Verbs => VERBS.concat(),
+            Self::Cycles => [cycles::TESTS, stress::TESTS].concat(),
+            Self::Load => [load::TESTS, forks::TESTS].concat(),
+            Self::Steps => [kernel_model::TESTS, &steps::tests()].concat(),
+            Self::Errors => steps::ERRORS.to_vec(),
         }
     }
 }

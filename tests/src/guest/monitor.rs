@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::growth::{make, mounted, number, status, writer};
-use super::harness::{Ctx, Test, eventually, text, witness};
+use super::harness::{Ctx, Test, eventually, text, within, witness};
+use super::repair::files_called;
 
 /// The tests of this file.
 pub(super) const TESTS: &[Test] = &[
@@ -24,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     ("monitor_killed_at_any_moment", killed),
     ("monitor_runs_the_queue_and_sleeps_else", queue),
     ("monitor_tells_systemd_prometheus_and_a_hook", tells),
+    ("monitor_copies_the_metadata", copies),
 ];
 
 /// A monitor that runs until this goes.
@@ -93,6 +95,20 @@ impl Drop for Monitor {
 
 pub(super) fn suspended(device: &str) -> Result<bool> {
     Ok(witness("dmsetup", &["info", device])?.contains("SUSPENDED"))
+}
+
+/// One copy a day, whoever takes it.
+fn copies(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "512M"])?;
+    for _ in 0..2 {
+        let monitor = Monitor::start(ctx, &["tank", "--interval", "1"])?;
+        let is_made = within(30, || Ok(files_called(ctx, "metadata-copy-")? == 1))?;
+        ensure!(is_made, "no copy of the metadata was made");
+        thread::sleep(Duration::from_secs(3));
+        drop(monitor);
+    }
+    ensure!(files_called(ctx, "metadata-copy")? == 1);
+    ctx.ok(&["check"]).map(drop)
 }
 
 /// A writer that needs three times what the pool has is never stopped; nothing but the kernel's
@@ -183,7 +199,7 @@ fn killed(ctx: &Ctx) -> Result<()> {
     let mut killed = 0_u64;
     while dd.try_wait()?.is_none() {
         let before = written()?;
-        let monitor = Monitor::start(ctx, &["--grow-by", "5%", "--interval", "1"])?;
+        let monitor = Monitor::start(ctx, &["--grow-by", "2%", "--interval", "1"])?;
         // Once it has written what it intends, a little later each time.
         while written()? == before && dd.try_wait()?.is_none() {
             thread::sleep(Duration::from_millis(2));
@@ -229,7 +245,7 @@ fn queue(ctx: &Ctx) -> Result<()> {
     drop(node);
     monitor.wait_for("removed", 60)?;
     ensure!(number(&status(ctx)?["removals"])? == 0);
-    ensure!(ctx.ok(&["device", "list", "-q"])? == "dmthin-tank-pool\n");
+    ensure!(ctx.ok(&["device", "list", "-q"])? == "dmthin-tank-mirror\ndmthin-tank-pool\n");
     // With nothing to do it sleeps.
     thread::sleep(Duration::from_secs(2));
     let before = wake_ups(monitor.child.id())?;

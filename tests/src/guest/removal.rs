@@ -122,20 +122,27 @@ fn who(ctx: &Ctx, name: &str, kind: &str) -> Result<Vec<Value>> {
         .collect())
 }
 
-/// Nothing but the base, the image's two layers and the pool's own device is left of the pool.
+/// Nothing but the base, the image's two layers and the pool's own devices, its and its catalogue's copy's, is left
+/// of the pool.
 pub(super) fn nothing_is_left(ctx: &Ctx) -> Result<()> {
     ensure!(queue(ctx)?.is_empty(), "the queue is not empty");
     let ids = thin_ids(ctx, "tank")?;
     ensure!(ids.split_whitespace().count() == 3, "thin ids {ids:?}");
+    let own = ["dmthin-tank-mirror", "dmthin-tank-pool"];
     let devices = || witness("dmsetup", &["ls"]);
     let only_pool = || -> Result<bool> {
         let listed = devices()?;
-        Ok(listed.lines().count() == 1 && listed.starts_with("dmthin-tank-pool"))
+        let mut names: Vec<_> = listed
+            .lines()
+            .filter_map(|line| line.split('\t').next())
+            .collect();
+        names.sort_unstable();
+        Ok(names == own)
     };
     ensure!(eventually(only_pool)?, "devices are left: {}", devices()?);
     let nodes: Vec<_> = fs::read_dir("/dev/mapper")?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with("dmthin-") && name != "dmthin-tank-pool")
+        .filter(|name| name.starts_with("dmthin-") && !own.contains(&name.as_str()))
         .collect();
     ensure!(nodes.is_empty(), "nodes are left: {nodes:?}");
     Ok(())

@@ -17,6 +17,7 @@ pub(super) const TESTS: &[Test] = &[
     ("repair_that_fails_leaves_what_was", hopeless),
     ("repair_on_two_block_devices", two_devices),
     ("repair_on_one_whole_disk", whole_disk),
+    ("repair_from_a_copy_of_the_metadata", from_a_copy),
 ];
 
 const BLOCK: usize = 4096;
@@ -51,13 +52,16 @@ fn superblock(path: &PathBuf) -> Result<(File, Vec<u8>)> {
 }
 
 fn copies(ctx: &Ctx) -> Result<usize> {
+    files_called(ctx, "metadata-backup-")
+}
+
+/// Files of the pool whose names begin so.
+pub(super) fn files_called(ctx: &Ctx, prefix: &str) -> Result<usize> {
     let mut found = 0_usize;
     for entry in fs::read_dir(ctx.root.join("tank"))? {
         let name = entry?.file_name();
-        let is_copy = name
-            .to_str()
-            .is_some_and(|n| n.starts_with("metadata-backup-"));
-        found = found.saturating_add(usize::from(is_copy));
+        let is_one = name.to_str().is_some_and(|name| name.starts_with(prefix));
+        found = found.saturating_add(usize::from(is_one));
     }
     Ok(found)
 }
@@ -72,16 +76,20 @@ fn is_whole(ctx: &Ctx) -> Result<()> {
     ctx.ok(&["check"]).map(drop)
 }
 
-fn flag(ctx: &Ctx) -> Result<()> {
-    let metadata = closed_pool(ctx)?;
-    ensure!(ctx.ok(&["pool", "repair", "tank", "--dry-run"])? == "metadata\tsound\n");
-    let (file, mut block) = superblock(&metadata)?;
+/// Has the superblock in a file say that the metadata need a check.
+pub(super) fn flag_as_unchecked(metadata: &PathBuf) -> Result<()> {
+    let (file, mut block) = superblock(metadata)?;
     block[4] |= 1;
     let csum = crc32c(&block[4..]) ^ 160_774;
     block[..4].copy_from_slice(&csum.to_le_bytes());
     file.write_all_at(&block, 0)?;
-    file.sync_all()?;
-    drop(file);
+    Ok(file.sync_all()?)
+}
+
+fn flag(ctx: &Ctx) -> Result<()> {
+    let metadata = closed_pool(ctx)?;
+    ensure!(ctx.ok(&["pool", "repair", "tank", "--dry-run"])? == "metadata\tsound\n");
+    flag_as_unchecked(&metadata)?;
     ctx.fails(&["pool", "open", "tank"], 8, "check")?;
     ensure!(ctx.ok(&["pool", "repair", "tank", "--dry-run"])? == "metadata\tflag-cleared\n");
     ensure!(copies(ctx)? == 0, "a dry run left a copy");
@@ -113,7 +121,7 @@ fn damage(ctx: &Ctx) -> Result<()> {
 }
 
 /// Takes away the root of the data space map's bitmaps, in metadata on a file or device.
-fn wipe_bitmap_root(metadata: &PathBuf) -> Result<()> {
+pub(super) fn wipe_bitmap_root(metadata: &PathBuf) -> Result<()> {
     let (file, block) = superblock(metadata)?;
     let field: [u8; 8] = block[64 + 16..64 + 24].try_into()?;
     let root = u64::from_le_bytes(field);
@@ -215,4 +223,61 @@ fn hopeless(ctx: &Ctx) -> Result<()> {
     witness("thin_check", &["-q", text(&metadata)])?;
     ctx.ok(&["pool", "open", "tank"])?;
     is_whole(ctx)
+}
+
+/// Metadata of which nothing can be read are made again from a copy that was taken while the pool ran.
+fn from_a_copy(ctx: &Ctx) -> Result<()> {
+    make(ctx, &["--size", "1G"])?;
+    ctx.fails(
+        &["pool", "repair", "tank", "--from-copy"],
+        3,
+        "there is no copy of the metadata of pool tank",
+    )?;
+    ensure!(status(ctx)?["live"]["mode"] == "rw", "it was closed");
+    let web = mounted(ctx, "web", "512M")?;
+    fs::write(web.join("file"), vec![7; 20 << 20])?;
+    ctx.ok(&["container", "umount", "web"])?;
+    // Of those that are taken in a running pool two are kept, besides one of the closed one.
+    for _ in 0..3 {
+        let copy = ctx.json(&["pool", "backup-metadata", "--keep", "2"])?["backup"].clone();
+        let path = PathBuf::from(copy["copy"].as_str().context("no path")?);
+        ensure!(
+            fs::metadata(&path)?.len() == fs::metadata(ctx.root.join("tank/metadata.img"))?.len()
+        );
+        // Their names are of seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    ensure!(files_called(ctx, "metadata-copy")? == 2);
+    ensure!(
+        status(ctx)?["live"]["held_root"].is_null(),
+        "the snapshot was kept"
+    );
+    ctx.ok(&["pool", "close", "tank"])?;
+    let metadata = ctx.root.join("tank/metadata.img");
+    let (file, whole) = superblock(&metadata)?;
+    let length = usize::try_from(file.metadata()?.len())?;
+    file.write_all_at(&vec![0xa5; length], 0)?;
+    file.sync_all()?;
+    drop((file, whole));
+    cannot_be_repaired(ctx)?;
+    let other = ctx.dir.join("other");
+    fs::write(&other, vec![1; 1 << 16])?;
+    let other = format!("--from-copy={}", text(&other));
+    ctx.fails(&["pool", "repair", "tank", &other], 8, "this is other data")?;
+    let report = ctx.json(&["pool", "repair", "tank", "--from-copy"])?["repair"].clone();
+    ensure!(report["repaired"] == "restored", "{report}");
+    let volumes = report["volumes"].as_array().context("no volumes")?;
+    ensure!(
+        volumes.len() == 4 && volumes.iter().all(|volume| volume["checked"] == "clean"),
+        "{report}"
+    );
+    ensure!(
+        files_called(ctx, "metadata-copy.new")? == 0,
+        "a draft is left"
+    );
+    is_whole(ctx)?;
+    ctx.ok(&["pool", "close", "tank"])?;
+    ctx.ok(&["pool", "backup-metadata", "tank"])?;
+    ensure!(files_called(ctx, "metadata-copy")? == 3);
+    ctx.ok(&["pool", "open", "tank"]).map(drop)
 }

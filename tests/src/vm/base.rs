@@ -69,7 +69,22 @@ const GROUPS: &[(&str, u32)] = &[
 
 /// The archive of tools.
 pub(super) fn prepare() -> Result<PathBuf> {
-    let packages = Apt::new(SUITE).fetch_with_dependencies("tools", TOOLS)?;
+    programs("tools", TOOLS, skeleton, add_busybox)
+}
+
+/// The archive of one more package's programs, which lies on the tools.
+pub(super) fn package(name: &str) -> Result<PathBuf> {
+    programs(name, &[name], |_| Ok(()), |_| Ok(()))
+}
+
+/// The archive `name` of these packages' programs, and of what each does before and after them.
+fn programs(
+    name: &str,
+    wanted: &[&str],
+    before: impl FnOnce(&mut Image) -> Result<()>,
+    after: impl FnOnce(&mut Image) -> Result<()>,
+) -> Result<PathBuf> {
+    let packages = Apt::new(SUITE).fetch_with_dependencies(name, wanted)?;
     let names: Vec<String> = packages.iter().map(|package| file_name(package)).collect();
     let recipe = format!(
         "{} {} {}",
@@ -77,7 +92,7 @@ pub(super) fn prepare() -> Result<PathBuf> {
         include_str!("base.rs"),
         include_str!("image.rs")
     );
-    cached("tools", &recipe, |image| {
+    cached(name, &recipe, |image| {
         let roots: Vec<PathBuf> = packages
             .iter()
             .map(|package| package.with_extension(""))
@@ -87,16 +102,16 @@ pub(super) fn prepare() -> Result<PathBuf> {
             apt::unpack(package, root)?;
             libraries.index(root)?;
         }
-        skeleton(image)?;
+        before(image)?;
         for root in &roots {
             let name = file_name(root);
             let package = name.split('_').next().unwrap_or_default();
-            if TOOLS.contains(&package) {
+            if wanted.contains(&package) {
                 add_package(image, &mut libraries, root)
                     .with_context(|| format!("cannot pack {package} for the guest"))?;
             }
         }
-        add_busybox(image)?;
+        after(image)?;
         Ok(String::new())
     })
 }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use crate::apt;
@@ -20,6 +21,7 @@ use crate::vm::kernel::{self, Kernel, KernelFiles};
 use crate::vm::programs::{add_host_program, static_program};
 use crate::vm::qemu::{self, Accel};
 use crate::vm::running::{Boot, RunningVm};
+use crate::vm::uml;
 use crate::vm::wire::ToHost;
 
 /// The agent is built as this program was, so that what both stand on is built once.
@@ -49,6 +51,8 @@ pub(super) struct Machine {
     files: TempDir,
     /// Sockets: their paths must be short.
     sockets: TempDir,
+    /// Disks that need not outlive the host, in memory: user-mode Linux flushes each when the guest does.
+    _careless: Option<TempDir>,
     disks: Vec<PathBuf>,
 }
 
@@ -56,12 +60,20 @@ pub(super) struct Machine {
 #[derive(Debug)]
 pub(super) struct Guest {
     pub(super) child: Child,
+    /// Whether it leads a group of processes, all of which are the guest.
+    group: bool,
     pub(super) stream: UnixStream,
     pub(super) messages: Receiver<ToHost>,
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        // User-mode Linux is many processes.
+        if self.group
+            && let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+        {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -93,27 +105,41 @@ impl Machine {
         let agent = static_program("dmthin-tests", "vm-agent", PROFILE)
             .context("cannot build the guest's agent")?;
         let accel = match vm.accel {
+            _ if vm.kernel.user_mode() => Accel::Uml,
             Some(accel) => accel,
             None => qemu::best(|| kvm_boots(vm.kernel))?,
         };
         let own = files.path().join("own.cpio");
         add_own_files(&own, &vm, &kernel, &agent)?;
-        concatenate(
-            &files.path().join("initrd"),
-            &[&tools, &kernel.modules, &own],
-        )?;
+        let more = vm.packages.iter().map(|name| base::package(name));
+        let more = more.collect::<Result<Vec<_>>>()?;
+        let parts: Vec<&Path> = [&tools, &kernel.modules]
+            .into_iter()
+            .chain(&more)
+            .chain([&own])
+            .map(PathBuf::as_path)
+            .collect();
+        concatenate(&files.path().join("initrd"), &parts)?;
         fs::remove_file(own)?;
         let mut disks = Vec::new();
+        let careless = match vm.kernel.user_mode() {
+            true => Some(tempfile::tempdir_in("/dev/shm")?),
+            false => None,
+        };
         for disk in &vm.disks {
+            let scratch = careless.as_ref().filter(|_| disk.careless);
             let path = match &disk.path {
                 Some(path) => path.clone(),
-                None => files.path().join(&disk.name),
+                None => scratch.unwrap_or(&files).path().join(&disk.name),
             };
             if let Some(size) = disk.size.filter(|_| !path.exists()) {
                 File::create(&path)?.set_len(size.bytes())?;
             }
             if !path.exists() {
                 bail!("the disk {} has no file {}", disk.name, path.display());
+            }
+            if let Some(log) = &disk.log {
+                File::create(log)?;
             }
             disks.push(path);
         }
@@ -123,6 +149,7 @@ impl Machine {
             kernel,
             files,
             sockets,
+            _careless: careless,
             disks,
         })
     }
@@ -202,34 +229,20 @@ impl Machine {
             log: &log,
             disks: &self.disks,
         };
-        let mut child = qemu::spawn(&self.vm, self.accel, files)?;
         let deadline = Instant::now()
             .checked_add(patience)
             .context("no such time")?;
-        let stream = loop {
-            match listener.accept() {
-                Ok((stream, _)) => break stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
-            }
-            if let Some(status) = child.try_wait()? {
-                let words = fs::read_to_string(&log).unwrap_or_default();
-                bail!(
-                    "qemu-system-x86_64 stopped at its start ({status}): {}",
-                    words.trim()
-                );
-            }
-            if Instant::now() > deadline {
-                drop(child.kill());
-                drop(child.wait());
-                bail!("qemu-system-x86_64 did not connect to {}", socket.display());
-            }
-            thread::sleep(Duration::from_millis(5));
+        let group = self.accel == Accel::Uml;
+        let (child, stream) = if group {
+            uml::spawn(&self.vm, files)?
+        } else {
+            let child = qemu::spawn(&self.vm, self.accel, files)?;
+            connect(child, &listener, deadline, &log)?
         };
-        stream.set_nonblocking(false)?;
         let messages = read_messages(stream.try_clone()?);
         let guest = Guest {
             child,
+            group,
             stream,
             messages,
         };
@@ -243,6 +256,37 @@ impl Machine {
             }
         })
     }
+}
+
+/// Waits until QEMU connects to the agent's socket.
+fn connect(
+    mut child: Child,
+    listener: &UnixListener,
+    deadline: Instant,
+    log: &Path,
+) -> Result<(Child, UnixStream)> {
+    let stream = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(status) = child.try_wait()? {
+            let words = fs::read_to_string(log).unwrap_or_default();
+            bail!(
+                "qemu-system-x86_64 stopped at its start ({status}): {}",
+                words.trim()
+            );
+        }
+        if Instant::now() > deadline {
+            drop(child.kill());
+            drop(child.wait());
+            bail!("qemu-system-x86_64 did not connect");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    stream.set_nonblocking(false)?;
+    Ok((child, stream))
 }
 
 fn read_messages(mut stream: UnixStream) -> Receiver<ToHost> {
@@ -271,7 +315,7 @@ fn kvm_boots(kernel: Kernel) -> bool {
 
 fn add_own_files(path: &Path, vm: &Vm, kernel: &KernelFiles, agent: &Path) -> Result<()> {
     let mut image = Image::create(path)?;
-    image.host_file("/usr/bin/vm-agent", agent, Some(0o755))?;
+    add_host_program(&mut image, "/usr/bin/vm-agent", agent)?;
     let entries = kernel::loadable(&kernel.entries, &vm.without);
     kernel::add_module_lists(&mut image, &kernel.release, &entries)?;
     let mut config = String::new();
@@ -302,12 +346,19 @@ fn concatenate(to: &Path, parts: &[&Path]) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// The last lines of a console, without the noise before them.
+/// The last lines of a console, without the noise before them: from the last
+/// panic on, where there is one, as the trace that follows it may be longer.
 fn tail(console: &str) -> String {
     let lines: Vec<&str> = console.lines().collect();
-    let skipped = lines.len().saturating_sub(40);
+    let last = lines.len().saturating_sub(40);
+    let panic = lines.iter().rposition(|line| line.contains(PANIC));
+    let skipped = panic.map_or(last, |line| line.min(last));
     lines.get(skipped..).unwrap_or_default().join("\n")
 }
+
+/// What the kernel says as it gives up (`kernel/panic.c:vpanic`). Its last line
+/// (`end Kernel panic`) is not it: it may never reach the console.
+const PANIC: &str = "] Kernel panic - not syncing";
 
 #[cfg(test)]
 mod tests {
@@ -319,5 +370,20 @@ mod tests {
         assert!(tail(&console).starts_with("60\n61\n"));
         assert!(tail(&console).ends_with("\n99"));
         assert_eq!(tail("one\n"), "one");
+    }
+
+    /// A guest that panicked with a trace of more than forty lines was told of
+    /// without the line that says so: the machine was off before the kernel's
+    /// last line, which says it again, was out.
+    #[test]
+    fn a_panic_is_told_however_long_its_trace_is() {
+        let panic = "[    4.6] Kernel panic - not syncing: sysrq triggered crash";
+        let trace: String = (0..60).map(|line| format!("[    4.7] {line}\n")).collect();
+        let told = tail(&format!("[    4.5] before\n{panic}\n{trace}"));
+        assert!(told.starts_with(panic), "{told}");
+        assert!(told.ends_with("] 59"), "{told}");
+        // One that is near the end leaves what came before it in sight.
+        let told = tail(&format!("{trace}{panic}\n"));
+        assert!(told.starts_with("[    4.7] 21\n"), "{told}");
     }
 }

@@ -20,9 +20,11 @@ pub struct Vm {
     pub(super) cpus: u8,
     pub(super) accel: Option<Accel>,
     pub(super) live: bool,
+    pub(super) told_as: Option<String>,
     pub(super) terminal: bool,
     pub(super) arguments: Vec<String>,
     pub(super) without: Vec<String>,
+    pub(super) packages: Vec<String>,
     pub(super) files: Vec<GuestFile>,
     pub(super) disks: Vec<Disk>,
     pub(super) timeout: Duration,
@@ -49,9 +51,11 @@ impl Vm {
             cpus: 2,
             accel: None,
             live: false,
+            told_as: None,
             terminal: false,
             arguments: Vec::new(),
             without: Vec::new(),
+            packages: Vec::new(),
             files: Vec::new(),
             disks: Vec::new(),
             timeout: Duration::from_secs(300),
@@ -93,6 +97,13 @@ impl Vm {
         self
     }
 
+    /// Passes each line that commands print on standard output on at once, behind this name.
+    #[must_use]
+    pub fn told_as(mut self, name: &str) -> Self {
+        self.told_as = Some(name.to_owned());
+        self
+    }
+
     /// Gives the guest this terminal, as `/dev/hvc0`.
     #[must_use]
     pub fn terminal(mut self, terminal: bool) -> Self {
@@ -111,6 +122,13 @@ impl Vm {
     #[must_use]
     pub fn without_module(mut self, name: &str) -> Self {
         self.without.push(name.to_owned());
+        self
+    }
+
+    /// The programs of one more of Debian 12's packages, for those machines that need them.
+    #[must_use]
+    pub fn package(mut self, name: &str) -> Self {
+        self.packages.push(name.to_owned());
         self
     }
 
@@ -183,6 +201,8 @@ pub struct Disk {
     pub(super) size: Option<Size>,
     pub(super) mounted_at: Option<String>,
     pub(super) forgets: bool,
+    pub(super) careless: bool,
+    pub(super) log: Option<PathBuf>,
 }
 
 impl Disk {
@@ -196,6 +216,8 @@ impl Disk {
             size: Some(size),
             mounted_at: None,
             forgets: false,
+            careless: false,
+            log: None,
         }
     }
 
@@ -209,6 +231,8 @@ impl Disk {
             size: None,
             mounted_at: None,
             forgets: false,
+            careless: false,
+            log: None,
         }
     }
 
@@ -235,6 +259,23 @@ impl Disk {
     #[must_use]
     pub fn forgetting_writes(mut self) -> Self {
         self.forgets = true;
+        self
+    }
+
+    /// The guest's flushes do not wait for the host's own disk: for what need
+    /// not outlive the host.
+    #[must_use]
+    pub fn careless(mut self) -> Self {
+        self.careless = true;
+        self
+    }
+
+    /// Logs every write, discard and flush, as the guest sends them, into this
+    /// file of the host, in the format of the kernel's dm-log-writes. The disk
+    /// has a volatile cache as far as the guest can see.
+    #[must_use]
+    pub fn logging_writes(mut self, log: impl AsRef<Path>) -> Self {
+        self.log = Some(log.as_ref().to_owned());
         self
     }
 

@@ -12,8 +12,8 @@ use crate::vm::base;
 use crate::vm::image::Image;
 use crate::vm::modules;
 
-/// A stock Debian kernel; the one for cloud machines, which has what a
-/// virtual machine needs and little else.
+/// A stock Debian kernel. Under QEMU it is the one for cloud machines, which has
+/// what a virtual machine needs and little else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernel {
     /// Debian 12's.
@@ -22,18 +22,35 @@ pub enum Kernel {
     V6_12,
     /// The newest Debian has, from sid.
     New,
+    /// Debian 12's user-mode Linux: the same source of 6.1 as a program of this
+    /// machine, with one processor and nothing emulated.
+    Uml,
 }
 
 impl Kernel {
     /// All of them, oldest first.
-    pub const ALL: [Self; 3] = [Self::V6_1, Self::V6_12, Self::New];
+    pub const ALL: [Self; 4] = [Self::V6_1, Self::V6_12, Self::New, Self::Uml];
 
     const fn suite(self) -> &'static str {
         match self {
-            Self::V6_1 => "bookworm",
+            Self::V6_1 | Self::Uml => "bookworm",
             Self::V6_12 => "trixie",
             Self::New => "sid",
         }
+    }
+
+    /// The package that brings it, with those it needs.
+    const fn package(self) -> &'static str {
+        match self {
+            Self::Uml => "user-mode-linux",
+            _ => "linux-image-cloud-amd64",
+        }
+    }
+
+    /// Whether it is a program of this machine.
+    #[must_use]
+    pub const fn user_mode(self) -> bool {
+        matches!(self, Self::Uml)
     }
 }
 
@@ -43,6 +60,7 @@ impl fmt::Display for Kernel {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
             Self::New => "new",
+            Self::Uml => "uml",
         })
     }
 }
@@ -56,7 +74,7 @@ impl FromStr for Kernel {
             .find(|kernel| kernel.to_string() == text)
         {
             Some(kernel) => Ok(kernel),
-            None => bail!("unknown kernel {text:?}: there are 6.1, 6.12 and new"),
+            None => bail!("unknown kernel {text:?}: there are 6.1, 6.12, new and uml"),
         }
     }
 }
@@ -84,7 +102,7 @@ pub(super) struct KernelFiles {
 pub(super) fn prepare(kernel: Kernel) -> Result<KernelFiles> {
     let packages = Apt::new(kernel.suite()).fetch_following(
         &format!("kernel-{kernel}"),
-        "linux-image-cloud-amd64",
+        kernel.package(),
         |name| {
             [
                 "linux-image-",
@@ -105,7 +123,10 @@ pub(super) fn prepare(kernel: Kernel) -> Result<KernelFiles> {
         if let Some(found) = entry_starting(&root.join("boot"), "vmlinuz-") {
             image = Some(found);
         }
-        for place in ["lib/modules", "usr/lib/modules"] {
+        if let Some(found) = entry_starting(&root.join("usr/bin"), "linux.uml") {
+            image = Some(found);
+        }
+        for place in ["lib/modules", "usr/lib/modules", "usr/lib/uml/modules"] {
             let Some(found) = entry_starting(&root.join(place), "") else {
                 continue;
             };
@@ -131,7 +152,7 @@ pub(super) fn prepare(kernel: Kernel) -> Result<KernelFiles> {
     let recipe = format!("{release} {}", include_str!("modules.rs"));
     let modules = base::cached("modules", &recipe, |archive| {
         let mut list = String::new();
-        for module in modules::collect(&tree, &builtin)? {
+        for module in modules::collect(&tree, &builtin, kernel.user_mode())? {
             let guest = format!("/lib/modules/{release}/{}", module.path);
             archive.file(&guest, 0o644, &module.content)?;
             list.push_str(&format!(
@@ -232,7 +253,7 @@ mod tests {
         let error = "5.10".parse::<Kernel>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "unknown kernel \"5.10\": there are 6.1, 6.12 and new"
+            "unknown kernel \"5.10\": there are 6.1, 6.12, new and uml"
         );
     }
 

@@ -28,6 +28,9 @@
 //! (`src/bin/vm-agent.rs`) which runs commands as the host asks over one
 //! virtio-serial port, so several commands, and tests, share a boot.
 //!
+//! [`Kernel::Uml`] needs no QEMU: it is a program, and the agent's line is its first serial line. It is
+//! many times faster, and has one processor, no udev rules worth the name and no log of writes.
+//!
 //! A guest that dies or falls silent before its agent spoke is started again,
 //! a few times, and that is reported ([`Boot::tries`]): some kernels die early
 //! now and then under emulation. Once the agent spoke nothing is retried: a
@@ -46,6 +49,7 @@ mod programs;
 mod qemu;
 mod running;
 mod size;
+mod uml;
 pub mod wire;
 
 pub use builder::{Cmd, Disk, Vm};

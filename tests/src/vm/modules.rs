@@ -15,11 +15,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::vm::elf::Elf;
 use crate::vm::programs::files_below;
 
-/// Without one of these a guest is of no use; some kernels have them built in.
+/// QEMU's devices; some kernels have them built in, as all that is below.
+const VIRTIO: &[&str] = &["virtio_pci", "virtio_console", "virtio_blk"];
+
+/// Without one of these a guest is of no use.
 const REQUIRED: &[&str] = &[
-    "virtio_pci",
-    "virtio_console",
-    "virtio_blk",
     "ext4",
     "xfs",
     "loop",
@@ -54,8 +54,9 @@ pub(super) struct Module {
 }
 
 /// The modules below `root` (`.../lib/modules/<release>`), needed ones first;
-/// `builtin` is the kernel's `modules.builtin`.
-pub(super) fn collect(root: &Path, builtin: &str) -> Result<Vec<Module>> {
+/// `builtin` is the kernel's `modules.builtin`. User-mode Linux has devices of
+/// its own.
+pub(super) fn collect(root: &Path, builtin: &str, user_mode: bool) -> Result<Vec<Module>> {
     let mut found = Collector::default();
     for (path, below) in files_below(root)? {
         if let Some(stem) = below.split(".ko").next().filter(|_| below.contains(".ko")) {
@@ -71,7 +72,8 @@ pub(super) fn collect(root: &Path, builtin: &str) -> Result<Vec<Module>> {
             .builtin
             .insert(canonical(name.trim_end_matches(".ko")));
     }
-    for name in REQUIRED {
+    let devices = if user_mode { &[] } else { VIRTIO };
+    for name in devices.iter().chain(REQUIRED) {
         found.add(name)?;
     }
     for name in OPTIONAL {

@@ -85,9 +85,28 @@ fn cargo(arguments: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
+/// What a program of this machine is to a guest: without what only a debugger reads, which is nine tenths of
+/// a program that is built unoptimised, and would be copied at each boot.
+fn stripped(host: &Path) -> Result<Vec<u8>> {
+    let content = fs::read(host).with_context(|| format!("cannot read {}", host.display()))?;
+    if !is_elf(&content) {
+        return Ok(content);
+    }
+    let dir = tempfile::tempdir()?;
+    let to = dir.path().join("stripped");
+    apt::run(
+        Command::new("strip")
+            .arg("--strip-debug")
+            .arg("-o")
+            .arg(&to)
+            .arg(host),
+    )?;
+    Ok(fs::read(to)?)
+}
+
 /// Adds a program of this machine, and the libraries its loader would map.
 pub(super) fn add_host_program(image: &mut Image, guest: &str, host: &Path) -> Result<()> {
-    let content = fs::read(host).with_context(|| format!("cannot read {}", host.display()))?;
+    let content = stripped(host)?;
     image.file(guest, 0o755, &content)?;
     if !is_elf(&content) {
         return Ok(());

@@ -19,6 +19,8 @@ pub enum Accel {
     Kvm,
     /// By translation: works everywhere, slower.
     Tcg,
+    /// Not by QEMU: user-mode Linux, of which the instructions are this machine's own.
+    Uml,
 }
 
 impl fmt::Display for Accel {
@@ -26,6 +28,7 @@ impl fmt::Display for Accel {
         f.write_str(match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
+            Self::Uml => "user-mode Linux",
         })
     }
 }
@@ -68,6 +71,10 @@ pub(super) fn best(probe: impl FnOnce() -> bool) -> Result<Accel> {
     Ok(accel)
 }
 
+/// What every guest's kernel is told: a panic must end the machine at once, not wait.
+pub(super) const EVERY: &str =
+    "loglevel=4 panic=-1 rdinit=/usr/bin/vm-agent random.trust_cpu=on cryptomgr.notests";
+
 /// The files of one boot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Files<'a> {
@@ -102,16 +109,16 @@ pub(super) fn spawn(vm: &Vm, accel: Accel, files: Files<'_>) -> Result<Child> {
         Accel::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
         // Five levels of page tables would only cost time.
         Accel::Tcg => qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]),
+        Accel::Uml => bail!("user-mode Linux is not run by QEMU"),
     };
     qemu.arg("-kernel")
         .arg(files.kernel)
         .arg("-initrd")
         .arg(files.initrd);
-    // A panic must end QEMU at once: it reboots, which -no-reboot turns into
-    // an exit.
-    let mut line = "console=ttyS0 earlyprintk=ttyS0 loglevel=4 panic=-1 rdinit=/usr/bin/vm-agent \
-                    random.trust_cpu=on mitigations=off cryptomgr.notests no_timer_check tsc=reliable"
-        .to_owned();
+    // A panic reboots, which -no-reboot turns into an exit.
+    let mut line = format!(
+        "console=ttyS0 earlyprintk=ttyS0 {EVERY} mitigations=off no_timer_check tsc=reliable"
+    );
     for argument in &vm.arguments {
         line.push(' ');
         line.push_str(argument);
@@ -140,13 +147,31 @@ pub(super) fn spawn(vm: &Vm, accel: Accel, files: Files<'_>) -> Result<Child> {
     for (disk, path) in vm.disks.iter().zip(files.disks) {
         let (name, path) = (&disk.name, text(path)?);
         let snapshot = if disk.forgets { "on" } else { "off" };
-        qemu.args([
-            "-drive",
-            &format!("id={name},file={path},format=raw,if=none,discard=unmap,snapshot={snapshot}"),
-        ]);
+        let cache = if disk.careless { "unsafe" } else { "writeback" };
+        if let Some(log) = &disk.log {
+            let log = text(log)?;
+            let file = format!("file.driver=file,file.filename={path},file.discard=unmap");
+            qemu.args([
+                "-blockdev",
+                &format!(
+                    "driver=blklogwrites,node-name={name},log-sector-size=512,discard=unmap,\
+                     {file},log.driver=file,log.filename={log}"
+                ),
+            ]);
+        } else {
+            qemu.args([
+                "-drive",
+                &format!(
+                    "id={name},file={path},format=raw,if=none,discard=unmap,\
+                     snapshot={snapshot},cache={cache}"
+                ),
+            ]);
+        }
+        // Merged requests have up to IOV_MAX pieces; the log's header is one more, which the host refuses.
+        let merging = if disk.log.is_some() { "off" } else { "on" };
         qemu.args([
             "-device",
-            &format!("virtio-blk-pci,drive={name},serial={name}"),
+            &format!("virtio-blk-pci,drive={name},serial={name},request-merging={merging}"),
         ]);
     }
     qemu.stderr(File::create(files.log)?);

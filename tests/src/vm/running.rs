@@ -156,7 +156,7 @@ impl RunningVm {
             env,
             directory,
         }))?;
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let (mut stdout, mut stderr, mut told) = (Vec::new(), Vec::new(), 0);
         let status = loop {
             match self.receive(deadline, &name) {
                 Ok(Some(ToHost::Stdout(bytes))) => {
@@ -165,6 +165,9 @@ impl RunningVm {
                         drop(std::io::stdout().flush());
                     }
                     stdout.extend(bytes);
+                    if let Some(name) = &self.machine.vm.told_as {
+                        told = tell(name, &stdout, told);
+                    }
                 }
                 Ok(Some(ToHost::Stderr(bytes))) => {
                     if self.machine.vm.live {
@@ -197,6 +200,59 @@ impl RunningVm {
             stderr,
             took: started.elapsed(),
         })
+    }
+
+    /// Runs a command that the machine does not outlive: it goes off by itself, or its plug is pulled when
+    /// the time has come that `until` told of what was printed so far. Gives what the command printed.
+    ///
+    /// # Errors
+    /// A command that ends, or cannot be started; a machine that lives on.
+    pub fn run_to_death(
+        &mut self,
+        command: Cmd,
+        until: impl Fn(&str) -> Option<Duration>,
+    ) -> Result<String> {
+        let limit = command.timeout.unwrap_or(self.machine.vm.timeout);
+        let in_time = |time| Instant::now().checked_add(time).context("no such time");
+        let mut deadline = in_time(limit)?;
+        let name = name_of(&command.argv);
+        self.send(&ToGuest::Run(Run {
+            argv: command.argv,
+            env: command.env,
+            directory: command.directory,
+        }))?;
+        let (mut stdout, mut stderr, mut told) = (Vec::new(), Vec::new(), false);
+        let printed = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        loop {
+            let guest = self.guest.as_ref().context("the machine is off")?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match guest.messages.recv_timeout(left) {
+                Ok(ToHost::Stdout(bytes)) => {
+                    stdout.extend(bytes);
+                    if let Some(time) = until(&printed(&stdout)).filter(|_| !told) {
+                        (deadline, told) = (in_time(time)?, true);
+                    }
+                }
+                Ok(ToHost::Stderr(bytes)) => stderr.extend(bytes),
+                Ok(message) => bail!(
+                    "{name} did not outlast the machine: {message:?}\nstdout: {}\nstderr: {}",
+                    printed(&stdout).trim_end(),
+                    printed(&stderr).trim_end()
+                ),
+                Err(RecvTimeoutError::Timeout) if told => break,
+                Err(RecvTimeoutError::Timeout) => bail!(
+                    "the machine lives after {} s of {name}\nstdout: {}\nstderr: {}\n\
+                     the console's last lines:\n{}",
+                    limit.as_secs(),
+                    printed(&stdout).trim_end(),
+                    printed(&stderr).trim_end(),
+                    self.machine.console_tail()
+                ),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.guest = None;
+        Ok(printed(&stdout))
     }
 
     /// Writes a file into the guest, with these permission bits.
@@ -327,6 +383,21 @@ fn name_of(argv: &[String]) -> String {
         Some((end, _)) => format!("{}...", name.get(..end).unwrap_or_default()),
         None => name,
     }
+}
+
+/// Prints the whole lines that follow the first `told` bytes, behind a name; gives how many bytes are told then.
+fn tell(name: &str, printed: &[u8], told: usize) -> usize {
+    let new = printed.get(told..).unwrap_or_default();
+    let Some(end) = new.iter().rposition(|byte| *byte == b'\n') else {
+        return told;
+    };
+    let (lines, _) = new.split_at(end);
+    let mut out = std::io::stdout().lock();
+    for line in String::from_utf8_lossy(lines).lines() {
+        // A closed stdout must not end what runs.
+        drop(writeln!(out, "{name}: {line}"));
+    }
+    told.saturating_add(end).saturating_add(1)
 }
 
 #[cfg(test)]

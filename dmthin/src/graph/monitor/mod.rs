@@ -10,6 +10,7 @@
 //! and metadata that are used up fast are looked at more often.
 
 mod bell;
+mod copies;
 mod events;
 mod growth;
 mod measure;

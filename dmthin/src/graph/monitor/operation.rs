@@ -20,6 +20,8 @@ pub enum MonitorOp {
     ReadVolumes,
     /// What does not belong is looked for.
     Check,
+    /// The metadata are copied.
+    CopyMetadata,
 }
 
 impl MonitorOp {
@@ -34,6 +36,7 @@ impl MonitorOp {
             Self::RunQueue => "run_queue",
             Self::ReadVolumes => "read_volumes",
             Self::Check => "check",
+            Self::CopyMetadata => "copy_metadata",
         }
     }
 }

@@ -56,6 +56,7 @@ pub struct PoolMonitor {
     /// Tells others that those who wait are ours.
     hold: Option<LockGuard>,
     due: Due,
+    pub(super) asked_for_copy: Option<Instant>,
     operations: Vec<Operation>,
 }
 
@@ -83,6 +84,7 @@ impl PoolMonitor {
             holding: true,
             hold: None,
             due: Due::default(),
+            asked_for_copy: None,
             operations: Vec::new(),
         }
     }
@@ -131,13 +133,23 @@ impl PoolMonitor {
         let PoolStatus::Working(pool) = &status else {
             return Ok(None);
         };
-        if !is_sound(&status) || self.is_red(&record, &status) {
+        if !self.is_calm(&record, &status) {
             return Ok(None);
         }
         let volumes = self.pool.catalogue().all_volumes()?;
         let ids = volumes.iter().map(|volume| volume.thin_id).collect();
         let state = (pool.transaction_id, pool.used_data, ids);
         Ok(self.due.ask(state, Instant::now()))
+    }
+
+    /// Whether the pool works and is below the red line.
+    fn is_calm(&self, record: &PoolRecord, status: &PoolStatus) -> bool {
+        is_sound(status) && !self.is_red(record, status)
+    }
+
+    /// Whether the pool is open, works and is below the red line.
+    pub(super) fn is_at_ease(&self, record: &PoolRecord) -> Result<bool, PoolError> {
+        Ok(self.is_calm(record, &self.status(record)?))
     }
 
     fn closed(&self) -> Look {

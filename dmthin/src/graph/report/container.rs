@@ -1,15 +1,12 @@
 //! Containers.
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 
 use crate::fs::Holder;
 use crate::graph::error::PoolError;
-use crate::graph::lossy;
 use crate::graph::report::Change;
-use crate::ids::{ContainerName, DevNo, Digest, FsType, ThinId, VolumeId};
-use crate::store::VolumeState;
+use crate::graph::report::writable::WritableReport;
+use crate::ids::{ContainerName, DevNo, Digest, VolumeId, VolumeKind, WritableName};
 use crate::units::Bytes;
 
 /// `container list` and `container inspect`.
@@ -21,32 +18,9 @@ pub struct ContainerReport {
     pub image: String,
     /// Identity of the image.
     pub image_id: Digest,
-    /// How far it is: `creating` until it is whole, and after its making was cut.
-    pub state: VolumeState,
-    /// Its volume in the catalogue.
-    pub volume: VolumeId,
-    /// Its id in the pool.
-    pub thin_id: ThinId,
-    /// Size of its device.
-    pub size: Bytes,
-    /// The size that it is being grown to, where that is not finished.
-    pub growing_to: Option<Bytes>,
-    /// Bytes mapped in the pool, shared ones included, while it is active.
-    pub mapped: Option<Bytes>,
-    /// Its file system.
-    pub fs: FsType,
-    /// Its file system's uuid (the base's).
-    pub fs_uuid: Option<String>,
-    /// When it was made, in seconds since 1970.
-    pub created_at: u64,
-    /// Its block device, while active.
-    #[serde(serialize_with = "lossy::option")]
-    pub device: Option<PathBuf>,
-    /// The device's number, while active.
-    pub devno: Option<DevNo>,
-    /// Where it is mounted.
-    #[serde(serialize_with = "lossy::list")]
-    pub mounts: Vec<PathBuf>,
+    /// Its volume and device.
+    #[serde(flatten)]
+    pub on: WritableReport,
 }
 
 /// What `container grow` did.
@@ -60,11 +34,11 @@ pub struct GrownContainer {
     pub container: ContainerReport,
 }
 
-/// `who`: what holds a container.
+/// `who`: what holds a container or data volume.
 #[derive(Debug, Clone, Serialize)]
 pub struct WhoReport {
-    /// The container.
-    pub name: ContainerName,
+    /// Which.
+    pub name: WritableName,
     /// Its volume in the catalogue.
     pub volume: VolumeId,
     /// Whether it was removed already, and only its volume is left.
@@ -77,11 +51,13 @@ pub struct WhoReport {
     pub holders: Vec<Holder>,
 }
 
-/// What trimming a container came to.
+/// What trimming a container or data volume came to.
 #[derive(Debug, Serialize)]
 pub struct TrimReport {
-    /// The container.
-    pub name: ContainerName,
+    /// Which.
+    pub name: WritableName,
+    /// Whether it is a container or a data volume.
+    pub kind: VolumeKind,
     /// What its file system discarded; none where that failed.
     pub trimmed: Option<Bytes>,
     /// What went wrong.

@@ -16,6 +16,8 @@ pub enum DeviceKind {
     Pool,
     /// Its ballast, while that is being filled.
     Ballast,
+    /// The copy of its catalogue.
+    Mirror,
     /// The part of the pool's disk that has its metadata.
     Metadata,
     /// The part of the pool's disk that has its data.
@@ -30,6 +32,7 @@ impl std::fmt::Display for DeviceKind {
         match self {
             Self::Pool => f.pad("pool"),
             Self::Ballast => f.pad("ballast"),
+            Self::Mirror => f.pad("mirror"),
             Self::Metadata => f.pad("metadata"),
             Self::Data => f.pad("data"),
             Self::Volume(kind) => kind.fmt(f),

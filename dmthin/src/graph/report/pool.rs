@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::graph::commit::Promised;
 use crate::graph::guard::UntilGuard;
 use crate::graph::lossy;
+use crate::graph::mirror::MirrorState;
 use crate::ids::{DevNo, FsType, PoolName, PoolUuid, TransactionId};
 use crate::store::{Guard, WhenFull};
 use crate::units::{BlockSize, Bytes, DataBlocks};
@@ -200,6 +201,12 @@ pub struct PoolReport {
     pub layers: u64,
     /// Containers in the catalogue.
     pub containers: u64,
+    /// Snapshots of containers and volumes.
+    pub snapshots: u64,
+    /// Data volumes.
+    pub volumes: u64,
+    /// Their sizes added up.
+    pub volumes_size: Bytes,
     /// Sizes of all containers added up: what they may come to use.
     pub virtual_size: Bytes,
     /// Whether containers may be promised more than there is.
@@ -208,4 +215,6 @@ pub struct PoolReport {
     pub promised: Promised,
     /// Whether the pool may have volumes that the catalogue does not know.
     pub foreign_ids: bool,
+    /// Whether the copy of the catalogue in the pool has all of it; of an open pool that is ours.
+    pub mirror: Option<MirrorState>,
 }

@@ -5,7 +5,25 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::graph::lossy;
-use crate::ids::{ContainerName, PoolName, VolumeId, VolumeKind};
+use crate::ids::{ContainerName, PoolName, TransactionId, VolumeId, VolumeKind};
+use crate::units::Bytes;
+
+/// A copy of a pool's metadata that was taken.
+#[derive(Debug, Clone, Serialize)]
+pub struct MetadataCopy {
+    /// The pool.
+    pub name: PoolName,
+    /// Where it is.
+    #[serde(serialize_with = "lossy::path")]
+    pub copy: PathBuf,
+    /// How much of the host it takes.
+    pub bytes: Bytes,
+    /// The pool's transaction id in it.
+    pub transaction_id: TransactionId,
+    /// Older ones that were removed.
+    #[serde(serialize_with = "lossy::list")]
+    pub removed: Vec<PathBuf>,
+}
 
 /// What `pool repair` came to.
 #[derive(Debug, Clone, Serialize)]
@@ -31,6 +49,8 @@ pub enum Repaired {
     FlagCleared,
     /// They are built anew from what can be read.
     Rebuilt,
+    /// They are built anew from a copy.
+    Restored,
 }
 
 /// What became of a volume's file system.

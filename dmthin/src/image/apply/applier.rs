@@ -7,18 +7,20 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::metadata::{Applied, On, set_xattrs, times};
+use super::metadata::{Applied, On, drop_inherited, set_xattrs, times};
 use super::remove::Removal;
 use super::tree::{Creator, Dir, Tree, change_owner, kind_of};
 use super::unpacked::Unpacked;
 use crate::image::ImageError;
 use crate::image::error::{entry_error, path_of};
 use crate::image::path::CleanPath;
-use crate::image::tarball::{Entry, Input, Kind, Mtime, Reader};
+use crate::image::tarball::{Entry, Input, Kind, Mtime, Reader, SparseMap};
 
-const WHITEOUT: &[u8] = b".wh.";
+/// How the name of a mark begins that takes away what has the rest of it as its name.
+pub(in crate::image) const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+/// The name of the mark that takes away all that lower layers have in its directory.
+pub(in crate::image) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// What a directory gets when all is in it.
 #[derive(Debug)]
@@ -150,6 +152,9 @@ impl Applier {
             removed_link,
             ..
         } = removal;
+        // What this layer made is spared; the way to it is not.
+        self.applied.displaced |=
+            self.tree.went_through_link() && (removed_link || !removed_dirs.is_empty());
         self.forget(&removed_dirs, removed_link);
         Ok(())
     }
@@ -168,6 +173,9 @@ impl Applier {
         let mut removal = Removal::of_all(&entry.path);
         removal.remove(dir.fd(), dir.ino(), path.name())?;
         let (dirs, link) = (removal.removed_dirs, removal.removed_link);
+        self.applied.displaced |= !dirs.is_empty()
+            || self.unpacked.contains(dir.ino(), path.name())
+            || link && self.tree.went_through_link();
         self.forget(&dirs, link);
         Ok(())
     }
@@ -204,7 +212,11 @@ impl Applier {
         let fd = self.make_new(entry, path, dir, || {
             rustix::fs::openat(dir.fd(), path.name(), flags, mode)
         })?;
+        data.input().begin_file(path.as_bytes());
         self.write(entry, &fd, data)?;
+        let map = entry.sparse.as_ref();
+        let size = map.map_or(entry.size, SparseMap::real_size);
+        data.input().end_file(Some(size));
         let mut mode_kept = self.creator.keeps_mode(dir, entry.mode);
         if !self.creator.owns(dir, entry.uid, entry.gid) {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
@@ -215,6 +227,9 @@ impl Applier {
         if !mode_kept {
             rustix::fs::fchmod(&fd, Mode::from_raw_mode(entry.mode))
                 .map_err(failed("change the mode of"))?;
+        }
+        if !dir.is_plain() {
+            drop_inherited(On::File(fd.as_fd()), &entry.xattrs, &entry.path)?;
         }
         set_xattrs(
             On::File(fd.as_fd()),
@@ -246,6 +261,7 @@ impl Applier {
         };
         for segment in map.segments() {
             let mut at = segment.offset;
+            data.input().seek_file(at);
             let end = segment.offset.saturating_add(segment.len);
             while at < end {
                 let bytes = data.fill_data()?;
@@ -299,6 +315,9 @@ impl Applier {
         if stat.st_uid != entry.uid || stat.st_gid != entry.gid {
             change_owner(dir.fd(), name, entry.uid, entry.gid)
                 .map_err(failed("change the owner of"))?;
+        }
+        if !kept && !dir.is_plain() {
+            drop_inherited(On::Name(dir.fd(), name), &entry.xattrs, &entry.path)?;
         }
         let mode = open_mode(entry.mode);
         if stat.st_mode & 0o7777 != mode {
@@ -400,6 +419,9 @@ impl Applier {
                 .map_err(failed("change the owner of"))?;
         }
         if entry.kind != Kind::Symlink {
+            if !dir.is_plain() {
+                drop_inherited(On::Name(dir.fd(), name), &entry.xattrs, &entry.path)?;
+            }
             let mode = Mode::from_raw_mode(entry.mode);
             rustix::fs::chmodat(dir.fd(), name, mode, AtFlags::empty())
                 .map_err(failed("change the mode of"))?;

@@ -24,6 +24,8 @@ pub struct Applied {
     pub bytes: u64,
     /// Bytes of the tar stream to its end, padding included.
     pub tar_bytes: u64,
+    /// Whether an entry took away what another one of this layer had made, or the way to it.
+    pub(in crate::image) displaced: bool,
     /// Extended attributes the file system or the kernel did not take, by name (of at most 64
     /// names), with how many files each was left out of. SELinux labels are never set and not
     /// counted.
@@ -90,6 +92,30 @@ pub(super) fn set_xattrs(
             // (fs/ext4/xattr.c:ext4_xattr_set_entry).
             Err(Errno::NOSPC) if has_room(on) => return Err(too_large(entry, name, value)),
             Err(errno) => return Err(entry_error("set an extended attribute of", entry, errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Takes away the access lists that something new has from the directory it was made in, and that its
+/// entry does not give it.
+pub(super) fn drop_inherited(
+    on: On<'_>,
+    xattrs: &[(Vec<u8>, Vec<u8>)],
+    entry: &[u8],
+) -> Result<(), ImageError> {
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        if xattrs.iter().any(|(own, _)| own == name.as_bytes()) {
+            continue;
+        }
+        let result = match on {
+            On::File(fd) => rustix::fs::fremovexattr(fd, name),
+            On::Name(dir, file) => rustix::fs::lremovexattr(proc_path(dir, file).as_slice(), name),
+        };
+        match result {
+            // None there, or no such lists on this file system or of this kind of file.
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) => {}
+            Err(errno) => return Err(entry_error("change the access list of", entry, errno)),
         }
     }
     Ok(())

@@ -22,7 +22,7 @@
 mod applier;
 mod metadata;
 mod remove;
-mod tree;
+pub(super) mod tree;
 mod unpacked;
 
 #[cfg(test)]
@@ -30,5 +30,6 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-pub(super) use applier::apply;
+pub(super) use applier::{OPAQUE, WHITEOUT, apply};
 pub use metadata::Applied;
+pub(super) use remove::children;

@@ -118,7 +118,9 @@ impl<'a> Removal<'a> {
 }
 
 /// All names in a directory, read before any is removed: removing while reading may skip some.
-fn children(fd: BorrowedFd<'_>) -> Result<Vec<(CString, FileType, u64)>, Errno> {
+pub(in crate::image) fn children(
+    fd: BorrowedFd<'_>,
+) -> Result<Vec<(CString, FileType, u64)>, Errno> {
     let mut found = Vec::new();
     let mut entries = rustix::fs::Dir::read_from(fd)?;
     while let Some(entry) = entries.read() {

@@ -18,7 +18,7 @@ const MAX_LINKS: usize = 40;
 
 /// An open directory.
 #[derive(Debug)]
-pub(super) struct Dir {
+pub(in crate::image) struct Dir {
     fd: OwnedFd,
     ino: u64,
     plain: bool,
@@ -26,18 +26,18 @@ pub(super) struct Dir {
 
 impl Dir {
     /// For `*at` calls only: it may be open as a mere path.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::image) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
     /// Its inode number.
-    pub(super) fn ino(&self) -> u64 {
+    pub(in crate::image) fn ino(&self) -> u64 {
         self.ino
     }
 
     /// Whether what is made in it has the owner of this process and the mode asked for, less the
     /// umask: no setgid bit, no default access list.
-    pub(super) fn is_plain(&self) -> bool {
+    pub(in crate::image) fn is_plain(&self) -> bool {
         self.plain
     }
 
@@ -58,31 +58,39 @@ impl Dir {
 
 /// The tree.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(in crate::image) struct Tree {
     root: Rc<Dir>,
     /// Most recently used last.
     cache: Vec<(Vec<u8>, Rc<Dir>)>,
+    /// Whether a path led through a symbolic link.
+    through_link: bool,
 }
 
 impl Tree {
     /// The tree below `root`.
-    pub(super) fn new(root: BorrowedFd<'_>) -> Result<Self, ImageError> {
+    pub(in crate::image) fn new(root: BorrowedFd<'_>) -> Result<Self, ImageError> {
         let failed = |e| entry_error("open the root of the tree", b"/", e);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(root, ".", flags, Mode::empty()).map_err(failed)?;
         Ok(Self {
             root: Rc::new(Dir::new(fd).map_err(failed)?),
             cache: Vec::new(),
+            through_link: false,
         })
     }
 
+    /// Whether any path so far led through a symbolic link.
+    pub(in crate::image) fn went_through_link(&self) -> bool {
+        self.through_link
+    }
+
     /// Forgets which directory is where: to be called when a directory or a symbolic link goes.
-    pub(super) fn forget(&mut self) {
+    pub(in crate::image) fn forget(&mut self) {
         self.cache.clear();
     }
 
     /// The directory at `path`, `None` if there is none. `entry` is what errors name.
-    pub(super) fn find(
+    pub(in crate::image) fn find(
         &mut self,
         path: &[u8],
         entry: &[u8],
@@ -119,7 +127,7 @@ impl Tree {
 
     /// The directory at `path`, made with all its parents where missing; each one made is given
     /// to `made` with the inode number of its parent.
-    pub(super) fn ensure(
+    pub(in crate::image) fn ensure(
         &mut self,
         path: &[u8],
         entry: &[u8],
@@ -186,15 +194,22 @@ impl Tree {
             .ok_or_else(|| entry_error("open the directory of", entry, Errno::NOENT))
     }
 
-    fn open(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+    fn open(&mut self, path: &[u8]) -> Result<OwnedFd, Errno> {
         /// openat2 answers EAGAIN where a rename elsewhere in the system raced with it.
         const TRIES: usize = 16;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        // First without links: whether there are any is to be known.
+        let plain = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let linked = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut resolve = plain;
         let mut last = Errno::AGAIN;
         for _ in 0..TRIES {
             match rustix::fs::openat2(self.root.fd(), path, flags, Mode::empty(), resolve) {
                 Err(errno @ (Errno::AGAIN | Errno::INTR)) => last = errno,
+                Err(Errno::LOOP) if resolve == plain => {
+                    self.through_link = true;
+                    resolve = linked;
+                }
                 result => return result,
             }
         }
@@ -212,7 +227,7 @@ fn make_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
 
 /// A path by which the kernel finds `name` in the directory `dir`, for the calls that take no
 /// descriptor. What `name` is, if a link, is not followed by the `l*` calls.
-pub(super) fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+pub(in crate::image) fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     use std::os::fd::AsRawFd;
     let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
@@ -220,14 +235,17 @@ pub(super) fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
 }
 
 /// What `name` in `dir` is, a link not followed.
-pub(super) fn kind_of(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(FileType, u64), Errno> {
+pub(in crate::image) fn kind_of(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+) -> Result<(FileType, u64), Errno> {
     let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok((FileType::from_raw_mode(stat.st_mode), stat.st_ino))
 }
 
 /// The ids of this process, which own what it makes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Creator {
+pub(in crate::image) struct Creator {
     uid: u32,
     gid: u32,
     /// `None` where it cannot be told without changing it.
@@ -236,7 +254,7 @@ pub(super) struct Creator {
 
 impl Creator {
     /// Reads them.
-    pub(super) fn of_process() -> Self {
+    pub(in crate::image) fn of_process() -> Self {
         Self {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -247,12 +265,12 @@ impl Creator {
     }
 
     /// Whether a file made in `dir` belongs to these two without further ado.
-    pub(super) fn owns(self, dir: &Dir, uid: u32, gid: u32) -> bool {
+    pub(in crate::image) fn owns(self, dir: &Dir, uid: u32, gid: u32) -> bool {
         dir.is_plain() && self.uid == uid && self.gid == gid
     }
 
     /// Whether a file made in `dir` with `mode` has it without further ado.
-    pub(super) fn keeps_mode(self, dir: &Dir, mode: u32) -> bool {
+    pub(in crate::image) fn keeps_mode(self, dir: &Dir, mode: u32) -> bool {
         mode <= 0o777 && dir.is_plain() && self.umask.is_some_and(|umask| mode & umask == 0)
     }
 }
@@ -263,7 +281,7 @@ fn umask_of(status: &str) -> Option<u32> {
 }
 
 /// Gives `name` in `dir` its owner, a link not followed.
-pub(super) fn change_owner(
+pub(in crate::image) fn change_owner(
     dir: BorrowedFd<'_>,
     name: &[u8],
     uid: u32,

@@ -2,13 +2,13 @@
 
 use crate::ids::{Digest, ImageRef};
 use crate::image::config::ImageConfig;
-use crate::image::layer::{Compression, Promise};
+use crate::image::layer::{Compression, Promise, check_size};
 use crate::image::{Content, ImageError};
 use crate::units::Bytes;
 
-use super::source::Source;
+use super::source::{Range, Source};
 
-/// A layer in an archive. Its digests are promises until it is applied.
+/// A layer as an archive describes it. Nothing of its blob was looked at: who has the layer needs none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerDescriptor {
@@ -16,50 +16,52 @@ pub struct LayerDescriptor {
     pub diff_id: Digest,
     /// Digest of the blob as the archive holds it; old docker-archives promise none.
     pub blob: Option<Digest>,
-    /// Size of the blob as the archive holds it.
-    pub size: Bytes,
-    /// How the blob is compressed.
-    pub compression: Compression,
     /// Its media type; docker-archives have none.
     pub media_type: Option<String>,
+    /// Size of the blob, where one is promised.
+    pub(super) promised_size: Option<Bytes>,
     /// Where in the archive it is.
     pub(super) member: String,
 }
 
+/// A layer's blob in an archive. Its digests are promises until it is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LayerBlob {
+    /// Its size as the archive holds it.
+    pub size: Bytes,
+    /// How it is compressed.
+    pub compression: Compression,
+}
+
 impl LayerDescriptor {
-    pub(super) fn promise(&self) -> Promise {
+    /// Looks at the blob, and opens it at its begin.
+    pub(super) fn open(&self, source: &Source) -> Result<(LayerBlob, Range), ImageError> {
+        let range = source.open(&self.member)?;
+        let size = range.len();
+        if let (Some(blob), Some(promised)) = (self.blob, self.promised_size) {
+            check_size(Content::LayerBlob, blob, promised.get(), size)?;
+        }
+        let start = range.start(&self.member)?;
+        let compression =
+            Compression::of(&start).map_err(|format| ImageError::UnsupportedCompression {
+                diff_id: self.diff_id,
+                format,
+            })?;
+        let size = Bytes::new(size);
+        Ok((LayerBlob { size, compression }, range))
+    }
+
+    pub(super) fn promise(&self, compression: Compression) -> Promise {
         Promise {
-            compression: self.compression,
+            compression,
             diff_id: self.diff_id,
             blob: self.blob,
         }
     }
-
-    /// Looks at the blob `member`.
-    pub(super) fn locate(
-        source: &Source,
-        member: String,
-        diff_id: Digest,
-        blob: Option<Digest>,
-        media_type: Option<String>,
-    ) -> Result<Self, ImageError> {
-        let mut range = source.open(&member)?;
-        let size = range.len();
-        let start = range.start(&member)?;
-        let compression = Compression::of(&start)
-            .map_err(|format| ImageError::UnsupportedCompression { diff_id, format })?;
-        Ok(Self {
-            diff_id,
-            blob,
-            size: Bytes::new(size),
-            compression,
-            media_type,
-            member,
-        })
-    }
 }
 
-/// An image in an archive: manifest and configuration verified, layers present.
+/// An image in an archive: manifest and configuration verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageDescriptor {

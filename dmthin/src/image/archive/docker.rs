@@ -70,11 +70,14 @@ pub(super) fn images(
         let layers = layers
             .into_iter()
             .zip(&config.diff_ids)
-            .map(|(member, diff_id)| {
-                let blob = digest_in_name(&member);
-                LayerDescriptor::locate(source, member, *diff_id, blob, None)
+            .map(|(member, diff_id)| LayerDescriptor {
+                diff_id: *diff_id,
+                blob: digest_in_name(&member),
+                media_type: None,
+                promised_size: None,
+                member,
             })
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect();
         images.push(ImageDescriptor {
             names,
             manifest: None,

@@ -1,4 +1,4 @@
-//! Archives of images: what is in them, and where.
+//! Archives of images: what is in them, and where; and how one is written.
 //!
 //! Three forms, told apart by what the archive holds and not by its name:
 //! - a **docker-archive**: a tar with `manifest.json`, as `docker save` writes it, with layers at
@@ -12,14 +12,20 @@
 //! blobs are read at their offsets. A stream, or a tar that is itself compressed, is first copied
 //! to an unlinked temporary file.
 
+mod ahead;
 mod descriptor;
 mod docker;
+mod loose;
 mod oci;
 mod open;
 mod source;
+mod write;
 
 #[cfg(test)]
 mod tests;
 
-pub use descriptor::{ImageDescriptor, LayerDescriptor};
+pub use ahead::Ahead;
+pub use descriptor::{ImageDescriptor, LayerBlob, LayerDescriptor};
+pub use loose::LooseLayer;
 pub use open::{Archive, Spool};
+pub use write::{ArchiveForm, OutImage, OutLayer, write_archive};

@@ -10,15 +10,16 @@ use crate::ids::{Digest, ImageRef};
 use crate::image::config::ImageConfig;
 use crate::image::layer::check_size;
 use crate::image::{Content, ImageError, Platform};
+use crate::units::Bytes;
 
 /// How deep indexes nest, and how many manifests they name in all.
 const MAX_NESTING: usize = 4;
 const MAX_MANIFESTS: usize = 4096;
 
 /// Where containerd and Docker put the whole name.
-const FULL_NAME: &str = "io.containerd.image.name";
+pub(super) const FULL_NAME: &str = "io.containerd.image.name";
 /// Where the specification puts a name, often the tag alone.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// What BuildKit marks manifests with that hold no image.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
@@ -279,11 +280,14 @@ fn image(
     let mut layers = Vec::new();
     for (layer, diff_id) in manifest.layers().iter().zip(&config.diff_ids) {
         check_layer_type(layer)?;
-        let (blob, name) = blob_of(Content::LayerBlob, layer)?;
-        let media_type = Some(layer.media_type().to_string());
-        let located = LayerDescriptor::locate(source, name, *diff_id, Some(blob), media_type)?;
-        check_size(Content::LayerBlob, blob, layer.size(), located.size.get())?;
-        layers.push(located);
+        let (blob, member) = blob_of(Content::LayerBlob, layer)?;
+        layers.push(LayerDescriptor {
+            diff_id: *diff_id,
+            blob: Some(blob),
+            media_type: Some(layer.media_type().to_string()),
+            promised_size: Some(Bytes::new(layer.size())),
+            member,
+        });
     }
     Ok(ImageDescriptor {
         names,

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::descriptor::{ImageDescriptor, LayerDescriptor};
+use super::descriptor::{ImageDescriptor, LayerBlob, LayerDescriptor};
 use super::source::{Source, is_seekable};
 use super::{docker, oci};
 use crate::image::layer::{self, Compression, MAGIC};
@@ -28,7 +28,7 @@ pub struct Spool<'a> {
 /// An archive of images, open for reading.
 #[derive(Debug)]
 pub struct Archive {
-    source: Source,
+    pub(super) source: Source,
     form: Form,
 }
 
@@ -72,46 +72,8 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub fn open_stream(mut stream: impl Read, spool: &Spool<'_>) -> Result<Self, ImageError> {
-        let read_failed = |source| ImageError::Read {
-            path: "-".into(),
-            source,
-        };
-        let mut start = Vec::new();
-        let limit = u64::try_from(MAGIC).unwrap_or(u64::MAX);
-        (&mut stream)
-            .take(limit)
-            .read_to_end(&mut start)
-            .map_err(read_failed)?;
-        let compression = Compression::of(&start).map_err(|_| ImageError::NotAnImage)?;
-        let whole = start.as_slice().chain(stream);
-        let mut reader = compression.reader(whole).map_err(read_failed)?;
-
-        let spool_failed = |source| ImageError::Spool {
-            dir: spool.dir.to_owned(),
-            source,
-        };
-        let mut file = unlinked_file(spool.dir).map_err(spool_failed)?;
-        let mut buffer = vec![0; 1 << 18];
-        let mut room = spool.limit.get();
-        loop {
-            let n = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(read_failed(e)),
-            };
-            room = u64::try_from(n)
-                .ok()
-                .and_then(|n| room.checked_sub(n))
-                .ok_or_else(|| ImageError::SpoolLimit {
-                    dir: spool.dir.to_owned(),
-                    limit: spool.limit,
-                })?;
-            file.write_all(buffer.get(..n).unwrap_or_default())
-                .map_err(spool_failed)?;
-        }
-        Self::from_source(Source::index(file)?)
+    pub fn open_stream(stream: impl Read, spool: &Spool<'_>) -> Result<Self, ImageError> {
+        Self::from_source(Source::index(spooled(stream, spool)?)?)
     }
 
     /// Opens an OCI layout in a directory.
@@ -132,8 +94,8 @@ impl Archive {
         Ok(Self { source, form })
     }
 
-    /// The images in the archive, each with manifest and configuration verified and all layers
-    /// there. `platform` chooses where an image comes for several; without one this host's is
+    /// The images in the archive, each with manifest and configuration verified; of layers what is said of them, which
+    /// [`layer_blob`](Self::layer_blob) looks at. `platform` chooses where an image comes for several; without one this host's is
     /// taken, or the only one there is.
     ///
     /// # Errors
@@ -149,22 +111,74 @@ impl Archive {
         Ok(images)
     }
 
+    /// Looks whether the blob of a layer is there, is as long as was promised, and compressed in a way that is read.
+    ///
+    /// # Errors
+    /// [`ImageError::MissingBlob`], [`ImageError::SizeMismatch`], [`ImageError::UnsupportedCompression`],
+    /// [`ImageError::NotAFile`], [`ImageError::Read`].
+    pub fn layer_blob(&self, layer: &LayerDescriptor) -> Result<LayerBlob, ImageError> {
+        layer.open(&self.source).map(|(blob, _)| blob)
+    }
+
     /// Applies a layer of this archive to the directory `root`, the root of a detached mount that
     /// holds the layers below it, and verifies its digests. Nothing is synced.
     ///
     /// # Errors
-    /// Any that is about content ([`ImageError::DigestMismatch`], [`ImageError::PathEscape`], ...), about
-    /// room ([`ImageError::NoSpace`]) or from the kernel ([`ImageError::Io`]). The directory is then in no
-    /// defined state.
+    /// As of [`layer_blob`](Self::layer_blob); any that is about content ([`ImageError::DigestMismatch`],
+    /// [`ImageError::PathEscape`], ...), about room ([`ImageError::NoSpace`]) or from the kernel
+    /// ([`ImageError::Io`]). The directory is then in no defined state.
     pub fn apply_layer(
         &self,
         layer: &LayerDescriptor,
         root: BorrowedFd<'_>,
         control: &Control<'_>,
     ) -> Result<Applied, ImageError> {
-        let blob = self.source.open(&layer.member)?;
-        layer::apply_layer(blob, layer.promise(), root, control)
+        let (blob, bytes) = layer.open(&self.source)?;
+        layer::apply_layer(bytes, layer.promise(blob.compression), root, control)
     }
+}
+
+/// Copies a stream to an unlinked file, decompressed where it is compressed as a whole.
+pub(super) fn spooled(mut stream: impl Read, spool: &Spool<'_>) -> Result<File, ImageError> {
+    let read_failed = |source| ImageError::Read {
+        path: "-".into(),
+        source,
+    };
+    let mut start = Vec::new();
+    let limit = u64::try_from(MAGIC).unwrap_or(u64::MAX);
+    (&mut stream)
+        .take(limit)
+        .read_to_end(&mut start)
+        .map_err(read_failed)?;
+    let compression = Compression::of(&start).map_err(|_| ImageError::NotAnImage)?;
+    let whole = start.as_slice().chain(stream);
+    let mut reader = compression.reader(whole).map_err(read_failed)?;
+
+    let spool_failed = |source| ImageError::Spool {
+        dir: spool.dir.to_owned(),
+        source,
+    };
+    let mut file = unlinked_file(spool.dir).map_err(spool_failed)?;
+    let mut buffer = vec![0; 1 << 18];
+    let mut room = spool.limit.get();
+    loop {
+        let n = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(read_failed(e)),
+        };
+        room = u64::try_from(n)
+            .ok()
+            .and_then(|n| room.checked_sub(n))
+            .ok_or_else(|| ImageError::SpoolLimit {
+                dir: spool.dir.to_owned(),
+                limit: spool.limit,
+            })?;
+        file.write_all(buffer.get(..n).unwrap_or_default())
+            .map_err(spool_failed)?;
+    }
+    Ok(file)
 }
 
 /// A file without a name: gone when the process is.

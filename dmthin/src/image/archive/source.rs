@@ -229,7 +229,7 @@ pub(super) fn is_seekable(file: &File) -> io::Result<bool> {
 }
 
 /// A part of a file, read at its offsets: several may be read at once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Range {
     file: Arc<File>,
     at: u64,
@@ -242,11 +242,12 @@ impl Range {
         self.end.saturating_sub(self.at)
     }
 
-    /// The first bytes, as far as there are some.
-    pub(super) fn start(&mut self, name: &str) -> Result<Vec<u8>, ImageError> {
+    /// The first bytes, as far as there are some; what is read next are the same.
+    pub(super) fn start(&self, name: &str) -> Result<Vec<u8>, ImageError> {
         let mut start = Vec::new();
         let limit = u64::try_from(MAGIC).unwrap_or(u64::MAX);
-        self.take(limit)
+        self.clone()
+            .take(limit)
             .read_to_end(&mut start)
             .map_err(|e| read_at_error(name, e))?;
         Ok(start)

@@ -7,10 +7,12 @@
     reason = "test helper"
 )]
 
+mod ahead;
 mod choice;
 mod digests;
 mod forms;
 mod hostile;
+mod written;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -165,8 +167,17 @@ fn open_at(path: &Path) -> Result<Archive, ImageError> {
     Archive::open(path, &spool)
 }
 
+/// The images of an archive that has all their layers.
+fn whole(archive: &Archive) -> Result<Vec<ImageDescriptor>, ImageError> {
+    let images = archive.images(None)?;
+    for layer in images.iter().flat_map(|image| &image.layers) {
+        archive.layer_blob(layer)?;
+    }
+    Ok(images)
+}
+
 fn images(files: &Files) -> Result<Vec<ImageDescriptor>, ImageError> {
-    open(&tar_of(files).end())?.images(None)
+    whole(&open(&tar_of(files).end())?)
 }
 
 fn apply_all(archive: &Archive, image: &ImageDescriptor) -> TempDir {

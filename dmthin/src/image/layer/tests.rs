@@ -10,12 +10,12 @@
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use proptest::prelude::{ProptestConfig, proptest};
 use tempfile::TempDir;
 
-use super::{BUFFER, Compression, Promise, apply_layer};
+use super::{BUFFER, BUFFERS, Compression, Promise, apply_layer, begun};
 use crate::ids::Digest;
 use crate::image::testing::{Head, Tar, compressed};
 use crate::image::{Applied, Content, Control, ImageError, digest_of};
@@ -48,7 +48,7 @@ fn noise(n: usize) -> Vec<u8> {
 }
 
 /// More than fits all buffers at once.
-const LARGE: usize = 9 * BUFFER + 17;
+const LARGE: usize = BUFFERS + BUFFER + 17;
 
 fn tar_with(n: usize) -> Vec<u8> {
     Tar::default()
@@ -248,6 +248,31 @@ fn a_read_error_of_the_archive_is_passed_on() {
     }
 }
 
+/// Who reads ahead takes no more memory than the buffers do, and ends when nobody wants it.
+#[test]
+fn a_stream_that_nobody_takes_stops_when_its_buffers_are_full() {
+    struct Endless<'a>(&'a AtomicUsize);
+    impl std::io::Read for Endless<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            self.0.fetch_add(buf.len(), Ordering::Relaxed);
+            Ok(buf.len())
+        }
+    }
+    let given = AtomicUsize::new(0);
+    let promise = promise(Compression::None, b"", None);
+    begun(Endless(&given), promise, |stream| {
+        while given.load(Ordering::Relaxed) < BUFFERS {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(given.load(Ordering::Relaxed), BUFFERS);
+        drop(stream);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(given.load(Ordering::Relaxed), BUFFERS);
+}
+
 #[test]
 fn a_cancelled_layer_stops() {
     let tar = tar_with(LARGE);
@@ -255,7 +280,7 @@ fn a_cancelled_layer_stops() {
     let calls = Cell::new(0);
     let progress = |_| {
         calls.set(calls.get() + 1);
-        cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        cancel.store(true, Ordering::Relaxed);
     };
     let control = Control::default()
         .with_progress(&progress)

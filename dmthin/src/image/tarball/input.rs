@@ -10,6 +10,16 @@ pub(in crate::image) trait Input {
     /// Marks `n` of the bytes at hand as used.
     fn consume(&mut self, n: usize);
 
+    /// Tells that what is used from here on is the content of the file at `path`, from its beginning.
+    fn begin_file(&mut self, _path: &[u8]) {}
+
+    /// Tells where in that file what is used next belongs.
+    fn seek_file(&mut self, _offset: u64) {}
+
+    /// Tells that the file is `size` bytes long and what was used since its beginning all that it holds but
+    /// zeros; without a size, that what follows is no content of it.
+    fn end_file(&mut self, _size: Option<u64>) {}
+
     /// Passes over `n` bytes; false where the stream ends before.
     fn skip(&mut self, mut n: u64) -> Result<bool, ImageError> {
         while n > 0 {

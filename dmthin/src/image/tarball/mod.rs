@@ -1,4 +1,4 @@
-//! A streaming reader of tar: ustar, GNU and pax, with what layers need of each.
+//! A streaming reader of tar: ustar, GNU and pax, with what layers need of each; and a writer of pax.
 //!
 //! The `tar` crate lends its header type; entries are put together here, because its reader drops
 //! sparse maps in pax form, negative and sub-second times, and numbers' errors. Where readers of
@@ -15,6 +15,7 @@ mod number;
 mod pax;
 mod reader;
 mod sparse;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -22,3 +23,5 @@ mod tests;
 pub(super) use entry::{Entry, Kind, Mtime};
 pub(super) use input::Input;
 pub(super) use reader::Reader;
+pub(super) use sparse::{Segment, SparseMap};
+pub(super) use writer::Writer;

@@ -81,6 +81,11 @@ impl<I: Input> Reader<I> {
         }
     }
 
+    /// The input, to tell it what the data at hand are.
+    pub(in crate::image) fn input(&mut self) -> &mut I {
+        &mut self.input
+    }
+
     /// The input, to read what follows the archive's end.
     pub(in crate::image) fn into_input(self) -> I {
         self.input

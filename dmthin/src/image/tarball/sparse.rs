@@ -25,7 +25,11 @@ const MAX_SEGMENTS: usize = 1 << 20;
 
 impl SparseMap {
     /// Checks a map against the file's size and the bytes of data in the stream.
-    pub(super) fn new(real_size: u64, segments: Vec<Segment>, data: u64) -> Result<Self, TarFault> {
+    pub(in crate::image) fn new(
+        real_size: u64,
+        segments: Vec<Segment>,
+        data: u64,
+    ) -> Result<Self, TarFault> {
         let mut end = 0_u64;
         let mut sum = 0_u64;
         for segment in &segments {

@@ -10,8 +10,10 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::store::tests::golden::golden_copy;
-use crate::store::tests::{Temp, checkpoint, container, image, ready_base, stack, variant};
-use crate::store::{Catalogue, StoreError};
+use crate::store::tests::{
+    BASE_SIZE, FsType, Temp, checkpoint, container, image, ready_base, stack, variant,
+};
+use crate::store::{Catalogue, NewVolume, PoolState, StoreError};
 
 fn damaged(contents: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
     let directory = TempDir::new().unwrap();
@@ -243,4 +245,71 @@ proptest! {
             );
         }
     }
+}
+
+/// The engine takes an empty file for a new database and deletes its log, in which everything may be.
+#[test]
+fn an_emptied_file_keeps_its_log() {
+    let fixture = Temp::new();
+    let path = fixture.path().to_owned();
+    let mut log = path.clone().into_os_string();
+    log.push("-wal");
+    fixture.set_pool_state(PoolState::Ready).unwrap();
+    fixture
+        .begin_volume(NewVolume::Base {
+            fs: FsType::Ext4,
+            size: BASE_SIZE,
+        })
+        .unwrap();
+    let before = std::fs::metadata(&log).unwrap().len();
+    assert!(before > 0);
+    drop(fixture.catalogue);
+    std::fs::File::create(&path).unwrap();
+    assert!(matches!(
+        Catalogue::open(&path),
+        Err(StoreError::Corrupt { .. })
+    ));
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), before);
+}
+
+/// A pool that was just made must not look half-made where its log is lost.
+#[test]
+fn a_ready_pool_is_ready_without_its_log() {
+    let fixture = Temp::new();
+    fixture.set_pool_state(PoolState::Ready).unwrap();
+    let path = fixture.path().to_owned();
+    drop(fixture.catalogue);
+    for suffix in ["-wal", "-shm"] {
+        let mut beside = path.clone().into_os_string();
+        beside.push(suffix);
+        std::fs::remove_file(beside).unwrap();
+    }
+    assert_eq!(
+        Catalogue::open(&path).unwrap().pool().unwrap().state,
+        PoolState::Ready
+    );
+}
+
+/// A thin id that the pool has already is somebody's: its row goes, and the next volume meets it again.
+#[test]
+fn a_disowned_volume_gives_its_id_back() {
+    let fixture = Temp::new();
+    fixture.set_pool_state(PoolState::Ready).unwrap();
+    let base = || {
+        fixture
+            .begin_volume(NewVolume::Base {
+                fs: FsType::Ext4,
+                size: BASE_SIZE,
+            })
+            .unwrap()
+    };
+    let first = base();
+    fixture.disown(first.id).unwrap();
+    assert!(!fixture.volume(first.id).unwrap().made);
+    fixture.forget_volume(first.id).unwrap();
+    let again = base();
+    assert_eq!(again.thin_id, first.thin_id);
+    // One that was made keeps its id for ever.
+    fixture.forget_volume(again.id).unwrap();
+    assert_ne!(base().thin_id, first.thin_id);
 }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, StatementStatus};
 use tempfile::TempDir;
 
 use crate::ids::{FsType, ThinId, TransactionId};
-use crate::store::catalogue::Durability;
+use crate::store::connection::Durability;
 use crate::store::row;
 use crate::store::schema::{self, Format};
 use crate::store::tests::{Temp, assert_refused, checkpoint, image, pool, ready_base, variant};
@@ -66,6 +66,7 @@ fn the_pool_is_recorded_as_given_and_survives_a_reopening() {
         overcommit: true,
         foreign_ids: false,
         next_thin_id: Some(ThinId::new(0).unwrap()),
+        thin_ids_end: ThinId::MIRROR,
     };
     assert_eq!(record, expected);
     assert_eq!(catalogue.reopened().pool().unwrap(), expected);
@@ -156,7 +157,7 @@ fn the_settings_that_make_a_commit_safe_are_on() {
     assert_eq!(number("trusted_schema"), 0);
     assert_eq!(number("busy_timeout"), 10_000);
     assert_eq!(number("application_id"), 0x4454_4331);
-    assert_eq!(number("user_version"), 4);
+    assert_eq!(number("user_version"), 5);
     for (durability, synchronous) in [
         (Durability::Durable, 2_i64),
         (Durability::Lazy, 1),
@@ -447,12 +448,12 @@ fn an_older_format_is_migrated_once() {
     assert_refused!(
         Catalogue::open(&path),
         StoreError::NewerFormat {
-            found: 5,
-            supported: 4,
+            found: 6,
+            supported: 5,
             ..
         },
         format!(
-            "the catalogue {} has format 5, this version knows formats up to 4: use a newer version",
+            "the catalogue {} has format 6, this version knows formats up to 5: use a newer version",
             path.display()
         )
     );

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::ids::{ContainerName, FsType, ThinId, TransactionId, VolumeId, VolumeKind};
+use crate::ids::{
+    ContainerName, FsType, SnapshotName, ThinId, TransactionId, VolumeId, VolumeKind, VolumeName,
+    WritableName,
+};
 use crate::store::tests::{
     BASE_SIZE, Temp, checkpoint, container, digest, image, layer, pool, ready_base, reference,
     stack,
 };
 use crate::store::{
-    BallastRecord, BallastState, Catalogue, Counts, NewContainer, NewImage, PoolState, Timestamp,
-    VolumeRecord, VolumeState, WhenFull,
+    BallastRecord, BallastState, Catalogue, Counts, DataVolumeRecord, NewContainer, NewImage,
+    PoolState, SnapshotRecord, Timestamp, VolumeRecord, VolumeState, WhenFull,
 };
 use crate::units::Bytes;
 
@@ -30,8 +33,8 @@ pub(super) fn golden_copy(format: u32) -> (TempDir, PathBuf) {
 }
 
 #[test]
-#[ignore = "writes fixtures/store/4, which is made once"]
-fn make_the_file_of_format_4() {
+#[ignore = "writes fixtures/store/5, which is made once"]
+fn make_the_file_of_format_5() {
     let catalogue = Temp::new();
     catalogue.set_pool_state(PoolState::Ready).unwrap();
     catalogue.set_overcommit(false).unwrap();
@@ -69,13 +72,31 @@ fn make_the_file_of_format_4() {
     catalogue.begin_generation(TransactionId::new(1)).unwrap();
     catalogue.begin_ballast(Bytes::from_gib(2)).unwrap();
     catalogue.set_ballast(BallastState::Ready).unwrap();
+    let name = VolumeName::new("db").unwrap();
+    let data = catalogue
+        .begin_data_volume(&name, FsType::Xfs, Bytes::from_gib(3))
+        .unwrap();
+    catalogue.set_ready(data.id).unwrap();
+    catalogue.set_active(data.id, true).unwrap();
+    let monday = SnapshotName::new("monday").unwrap();
+    let of_web = catalogue.begin_snapshot(&web_name(), Some(&monday));
+    catalogue.set_ready(of_web.unwrap().volume.id).unwrap();
+    let of_data = catalogue.begin_snapshot(&WritableName::Data(name), None);
+    catalogue.set_ready(of_data.unwrap().volume.id).unwrap();
+    let next = catalogue.pool().unwrap().next_thin_id.unwrap();
+    let end = ThinId::new(5000).unwrap();
+    catalogue.set_thin_ids(next, end).unwrap();
     catalogue.sql(
         "UPDATE pool SET created_at = 1700000000; UPDATE volumes SET created_at = 1700000000 + id;
          UPDATE images SET imported_at = 1700000100; UPDATE removals SET since = 1700000200",
     );
     checkpoint(&catalogue);
-    fs::create_dir_all(golden(4).parent().unwrap()).unwrap();
-    fs::copy(catalogue.path(), golden(4)).unwrap();
+    fs::create_dir_all(golden(5).parent().unwrap()).unwrap();
+    fs::copy(catalogue.path(), golden(5)).unwrap();
+}
+
+fn web_name() -> WritableName {
+    WritableName::Container(ContainerName::new("web").unwrap())
 }
 
 /// The one removal: its name, since when, attempts, next try, whether it is final; before format 4
@@ -118,6 +139,89 @@ fn a_file_of_format_4_opens_and_says_what_was_written() {
     );
 }
 
+#[test]
+fn a_file_of_format_5_opens_and_says_what_was_written() {
+    let promised = (false, Some(Bytes::from_mib(5)));
+    let queued = (
+        ContainerName::new("old").ok(),
+        1_700_000_200,
+        1,
+        1_700_000_300,
+        false,
+    );
+    says_what_was_written(5, queued, promised);
+    let (_directory, path) = golden_copy(5);
+    let catalogue = Catalogue::open(&path).unwrap();
+    let [data, of_web, of_data] = kept(5).try_into().unwrap();
+    let end = ThinId::new(5000).unwrap();
+    assert_eq!(catalogue.pool().unwrap().thin_ids_end, end);
+    let name = VolumeName::new("db").unwrap();
+    let found = catalogue.data_volumes().unwrap();
+    assert_eq!(
+        found,
+        [DataVolumeRecord {
+            name: name.clone(),
+            volume: data
+        }]
+    );
+    let snapshot = |name: &str, volume: VolumeRecord| SnapshotRecord {
+        name: SnapshotName::new(name).unwrap(),
+        owner: volume.parent.unwrap(),
+        volume,
+    };
+    assert_eq!(
+        catalogue.snapshots(&web_name()).unwrap(),
+        [snapshot("monday", of_web)]
+    );
+    let of = WritableName::Data(name);
+    assert_eq!(catalogue.snapshots(&of).unwrap(), [snapshot("s9", of_data)]);
+    // What the format's triggers are for: a change of a name is one of its image's row.
+    let image = catalogue.find_image("debian").unwrap();
+    let touched = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'refs'";
+    let count: u32 = catalogue
+        .lock()
+        .query_row(touched, (), |row| row.get(0))
+        .unwrap();
+    assert_eq!((count, image.names.len()), (3, 2));
+}
+
+/// What refers to volumes is there after the table was made anew, the ids of volumes that are gone are not
+/// given again, and the new kinds are taken.
+#[test]
+fn a_file_of_format_4_takes_the_kinds_of_format_5() {
+    let (_directory, path) = golden_copy(4);
+    let catalogue = Catalogue::open(&path).unwrap();
+    assert_eq!(catalogue.layers().unwrap().len(), 2);
+    assert_eq!(catalogue.containers().unwrap().len(), 2);
+    assert_eq!(catalogue.removals().unwrap().len(), 1);
+    drop(catalogue);
+    // One whose youngest volumes are gone: their numbers do not come back.
+    let (_directory, path) = golden_copy(4);
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("DELETE FROM volumes WHERE id > 4")
+        .unwrap();
+    let catalogue = Catalogue::open(&path).unwrap();
+    let name = VolumeName::new("db").unwrap();
+    let volume = catalogue
+        .begin_data_volume(&name, FsType::Xfs, BASE_SIZE)
+        .unwrap();
+    assert_eq!(
+        (volume.id, volume.kind),
+        (VolumeId::new(7), VolumeKind::Data)
+    );
+    let snapshot = catalogue.begin_snapshot(&web_name(), None).unwrap();
+    assert_eq!(snapshot.volume.kind, VolumeKind::Snapshot);
+    // Keys are looked after again.
+    let refused = catalogue
+        .lock()
+        .execute("INSERT INTO data_volumes VALUES (99, 'x')", ());
+    assert!(refused.is_err());
+    catalogue.check().unwrap();
+    drop(catalogue);
+    Catalogue::open(&path).unwrap().check().unwrap();
+}
+
 /// Whether overcommitment is allowed, and what the base has mapped.
 type Promised = (bool, Option<Bytes>);
 /// Before format 3 it always was, and nobody wrote down what was mapped.
@@ -136,7 +240,53 @@ fn fullness(format: u32) -> Fullness {
         size: Bytes::from_gib(2),
         state: BallastState::Ready,
     };
-    (WhenFull::Error, Some(ballast), 7)
+    let kept = u64::try_from(kept(format).len()).unwrap();
+    (WhenFull::Error, Some(ballast), 7 + kept)
+}
+
+fn volume(id: u64, kind: VolumeKind, state: VolumeState, parent: Option<u64>) -> VolumeRecord {
+    VolumeRecord {
+        id: VolumeId::new(id),
+        thin_id: ThinId::new(id - 1).unwrap(),
+        kind,
+        state,
+        parent: parent.map(VolumeId::new),
+        size: BASE_SIZE,
+        growing_to: None,
+        fs: FsType::Ext4,
+        fs_uuid: Some("01234567-89ab-cdef-0123-456789abcdef".to_owned()),
+        created_at: Timestamp::from_unix(1_700_000_000 + id),
+        active: false,
+        made: true,
+        mapped: None,
+    }
+}
+
+/// The volumes of kinds that there are since format 5; the ballast has the thin id before them.
+fn kept(format: u32) -> Vec<VolumeRecord> {
+    if format < 5 {
+        return Vec::new();
+    }
+    let after_the_ballast = |id, kind, parent| VolumeRecord {
+        thin_id: ThinId::new(id).unwrap(),
+        ..volume(id, kind, VolumeState::Ready, parent)
+    };
+    let of_data = |volume| VolumeRecord {
+        size: Bytes::from_gib(3),
+        fs: FsType::Xfs,
+        fs_uuid: None,
+        ..volume
+    };
+    let of_web = VolumeRecord {
+        size: Bytes::from_gib(20),
+        ..after_the_ballast(8, VolumeKind::Snapshot, Some(4))
+    };
+    let data = VolumeRecord {
+        active: true,
+        ..after_the_ballast(7, VolumeKind::Data, None)
+    };
+    let kept = after_the_ballast(9, VolumeKind::Snapshot, Some(7));
+    vec![of_data(data), of_web, of_data(kept)]
 }
 
 fn says_what_was_written(format: u32, queued: Queued, promised: Promised) {
@@ -172,21 +322,6 @@ fn says_what_was_written(format: u32, queued: Queued, promised: Promised) {
     assert_eq!(catalogue.ballast().unwrap(), ballast);
     assert_eq!(record.next_thin_id, ThinId::new(next).ok());
 
-    let volume = |id: u64, kind, state, parent: Option<u64>| VolumeRecord {
-        id: VolumeId::new(id),
-        thin_id: ThinId::new(id - 1).unwrap(),
-        kind,
-        state,
-        parent: parent.map(VolumeId::new),
-        size: BASE_SIZE,
-        growing_to: None,
-        fs: FsType::Ext4,
-        fs_uuid: Some("01234567-89ab-cdef-0123-456789abcdef".to_owned()),
-        created_at: Timestamp::from_unix(1_700_000_000 + id),
-        active: false,
-        made: true,
-        mapped: None,
-    };
     let volumes = [
         VolumeRecord {
             mapped: promised.1,
@@ -203,7 +338,9 @@ fn says_what_was_written(format: u32, queued: Queued, promised: Promised) {
         volume(5, VolumeKind::Container, VolumeState::Deleting, Some(3)),
         volume(6, VolumeKind::Container, VolumeState::Creating, Some(3)),
     ];
-    assert_eq!(catalogue.all_volumes().unwrap(), volumes);
+    let kept = kept(format);
+    let all = [&volumes[..], &kept].concat();
+    assert_eq!(catalogue.all_volumes().unwrap(), all);
     assert_eq!(catalogue.unsettled().unwrap(), volumes[4..]);
     let removal = catalogue.removals().unwrap().pop().unwrap();
     assert_eq!(removal.volume, volumes[4]);
@@ -268,8 +405,16 @@ fn says_what_was_written(format: u32, queued: Queued, promised: Promised) {
             nr_layers: 2,
             nr_containers: 1,
             nr_active: 1,
+            nr_snapshots: 2 * u64::from(!kept.is_empty()),
+            nr_data: u64::from(!kept.is_empty()),
             nr_creating: 1,
             nr_deleting: 1,
+            containers_size: volumes[3].size.saturating_add(volumes[5].size),
+            data_size: kept
+                .iter()
+                .filter(|volume| volume.kind == VolumeKind::Data)
+                .map(|volume| volume.size)
+                .fold(Bytes::ZERO, Bytes::saturating_add),
         }
     );
 }

@@ -1,12 +1,13 @@
 //! Images, their names, and containers of them.
 
-use crate::ids::{ImageId, ImageRef, VolumeKind};
+use crate::ids::{ImageId, ImageRef, VolumeId, VolumeKind};
 use crate::store::tests::{
     Temp, assert_refused, begin_layer, container, container_name, digest, image, layer, ready_base,
     reference, stack,
 };
 use crate::store::{
-    AddedImage, ContainerRecord, ImageRecord, NewImage, PoolState, StoreError, VolumeState,
+    AddedImage, ContainerRecord, ImageRecord, NewImage, PoolState, RemovedImages, StoreError,
+    VolumeState,
 };
 
 fn names(catalogue: &Temp, id: ImageId) -> Vec<String> {
@@ -190,6 +191,118 @@ fn a_name_is_moved_and_taken_off() {
 }
 
 #[test]
+fn a_name_moves_to_the_image_that_is_tagged_and_the_last_one_can_go() {
+    let catalogue = Temp::new();
+    let one = catalogue.add_image(&image(1, &[], &["a:1"])).unwrap().id();
+    let two = catalogue.add_image(&image(2, &[], &[])).unwrap().id();
+    let tagged = catalogue.tag(two, &reference("b")).unwrap();
+    assert_eq!(
+        (tagged.id, names(&catalogue, two)),
+        (two, vec!["b:latest".to_owned()])
+    );
+    catalogue.tag(two, &reference("a:1")).unwrap();
+    assert_eq!(names(&catalogue, one), [""; 0]);
+    assert_eq!(names(&catalogue, two), ["a:1", "b:latest"]);
+    assert!(matches!(
+        catalogue.tag(ImageId::new(9), &reference("a:1")),
+        Err(StoreError::ImageNotFound { .. })
+    ));
+    for name in ["a:1", "b"] {
+        assert_eq!(catalogue.untag_any(&reference(name)).unwrap().id, two);
+        assert_refused!(
+            catalogue.untag_any(&reference(name)),
+            StoreError::NameNotFound { .. },
+            format!(
+                "no image goes by the name {}",
+                if name == "b" { "b:latest" } else { name }
+            )
+        );
+    }
+    assert_eq!(names(&catalogue, two), [""; 0]);
+}
+
+#[test]
+fn images_go_together_with_what_only_they_need() {
+    let catalogue = Temp::new();
+    let base = ready_base(&catalogue).id;
+    let ids = stack(&catalogue, base, &[1, 2, 3]);
+    let add = |n: u8, layers: &[VolumeId], names: &[&str]| {
+        catalogue.add_image(&image(n, layers, names)).unwrap().id()
+    };
+    let low = add(1, &ids[..1], &[]);
+    let middle = add(2, &ids[..2], &["named"]);
+    let top = add(3, &ids, &["top"]);
+    let others = [low, middle, ImageId::new(77)];
+    // What has a name by now stays, and what it stands on.
+    let planned = catalogue.plan_images_removal(Some(top), &others).unwrap();
+    let gone = |removed: &RemovedImages| -> (Vec<_>, Vec<_>) {
+        (
+            removed.images.iter().map(|image| image.id).collect(),
+            removed.volumes.iter().map(|volume| volume.id).collect(),
+        )
+    };
+    assert_eq!(gone(&planned), (vec![top, low], vec![ids[2]]));
+    catalogue.untag_any(&reference("named")).unwrap();
+    let removed = catalogue.remove_images(None, &others).unwrap();
+    assert_eq!(gone(&removed), (vec![low, middle], vec![]));
+    let removed = catalogue.remove_images(Some(top), &others).unwrap();
+    assert_eq!(gone(&removed), (vec![top], vec![ids[2], ids[1], ids[0]]));
+    catalogue.check().unwrap();
+}
+
+#[test]
+fn a_layer_is_sealed_with_its_image_or_not_at_all() {
+    let catalogue = Temp::new();
+    let base = ready_base(&catalogue).id;
+    let ids = stack(&catalogue, base, &[1]);
+    let open = begin_layer(&catalogue, ids[0]);
+    let bad = image(5, &[ids[0], ids[0]], &[]);
+    assert!(matches!(
+        catalogue.seal_image(open, &layer(2, Some(1)), &bad),
+        Err(StoreError::Lineage { .. })
+    ));
+    assert_eq!(catalogue.volume(open).unwrap().state, VolumeState::Creating);
+    assert_eq!(catalogue.layer_by_chain(&digest(2)).unwrap(), None);
+    let good = image(5, &ids, &["a:1"]);
+    let added = catalogue
+        .seal_image(open, &layer(2, Some(1)), &good)
+        .unwrap();
+    let layers = catalogue.image_layers(added.id()).unwrap();
+    assert_eq!(
+        layers.iter().map(|l| l.volume.id).collect::<Vec<_>>(),
+        [ids[0], open]
+    );
+    assert_eq!(layers[1].volume.state, VolumeState::Ready);
+}
+
+#[test]
+fn a_layer_is_found_by_its_digits_or_as_the_top_of_an_image() {
+    let catalogue = Temp::new();
+    let base = ready_base(&catalogue).id;
+    let ids = stack(&catalogue, base, &[1, 2]);
+    catalogue.add_image(&image(9, &ids, &["a:1"])).unwrap();
+    let (low, top) = (layer(1, None), layer(2, Some(1)));
+    for (text, expected) in [
+        (low.chain_id.to_string(), &low),
+        (top.chain_id.to_hex(), &top),
+        (top.diff_id.to_string(), &top),
+        ("a:1".to_owned(), &top),
+        ("09090".to_owned(), &top),
+    ] {
+        assert_eq!(
+            catalogue.find_layer(&text).unwrap().layer,
+            *expected,
+            "{text}"
+        );
+    }
+    assert_refused!(
+        catalogue.find_layer("ffff"),
+        StoreError::LayerNotFound { .. },
+        "there is no layer \"ffff\", and no image of that name with one"
+    );
+}
+
+#[test]
 fn removing_an_image_frees_what_nothing_else_needs() {
     let catalogue = Temp::new();
     let base = ready_base(&catalogue).id;
@@ -204,7 +317,7 @@ fn removing_an_image_frees_what_nothing_else_needs() {
         .id();
     let before = catalogue.image(large).unwrap();
     let removed = catalogue.remove_image(large).unwrap();
-    assert_eq!(removed.image, before);
+    assert_eq!(removed.images, [before]);
     let gone: Vec<_> = removed.volumes.iter().map(|v| (v.id, v.state)).collect();
     assert_eq!(
         gone,

@@ -10,7 +10,7 @@ use crate::store::tests::{
     BASE_SIZE, Temp, as_long_as, container, container_name, digest, image, layer, reference,
     variant,
 };
-use crate::store::{NewVolume, RemovedImage, StoreError, VolumeState};
+use crate::store::{NewVolume, RemovedImages, StoreError, VolumeState};
 
 /// Numbers pick among what there is, and a little beyond it.
 #[derive(Debug, Clone)]
@@ -159,6 +159,7 @@ impl Model {
             (VolumeKind::Base, _) if has_base => refuse("BaseExists"),
             _ => {
                 volume.state = VolumeState::Ready;
+                volume.active = volume.kind == VolumeKind::Container;
                 Ok(())
             }
         }
@@ -293,7 +294,8 @@ impl Model {
         }
         let image = image.ok_or("RemovalOrphan")?;
         self.revocable.remove(&id);
-        self.volumes.get_mut(&id).unwrap().state = VolumeState::Ready;
+        let volume = self.volumes.get_mut(&id).unwrap();
+        (volume.state, volume.active) = (VolumeState::Ready, true);
         self.containers.insert(name, (image, id));
         Ok(())
     }
@@ -417,9 +419,9 @@ fn run(model: &mut Model, real: &Temp, verb: &Verb) -> (Answer, Answer) {
         }
         Verb::RemoveImage { image } => {
             let key = model.pick_image(image);
-            let planned = real.plan_image_removal(ImageId::new(key));
+            let planned = real.plan_images_removal(Some(ImageId::new(key)), &[]);
             let done = real.remove_image(ImageId::new(key));
-            let ids = |removed: &RemovedImage| -> Vec<_> {
+            let ids = |removed: &RemovedImages| -> Vec<_> {
                 removed.volumes.iter().map(|volume| volume.id).collect()
             };
             assert_eq!(planned.as_ref().ok().map(ids), done.as_ref().ok().map(ids));

@@ -77,22 +77,59 @@ fn ids_rise_and_are_never_given_twice() {
 }
 
 #[test]
-fn the_last_thin_id_is_given_and_then_no_more() {
+fn the_last_thin_id_but_the_mirrors_is_given_and_then_no_more() {
     let catalogue = Temp::new();
-    catalogue.sql("UPDATE pool SET next_thin_id = 16777215");
+    catalogue.sql("UPDATE pool SET next_thin_id = 16777214");
     let last = catalogue.begin_volume(BASE).unwrap();
-    assert_eq!(last.thin_id, ThinId::MAX);
+    assert_eq!(last.thin_id.next(), Some(ThinId::MIRROR));
     assert_eq!(catalogue.pool().unwrap().next_thin_id, None);
     assert_refused!(
         catalogue.begin_volume(BASE),
         StoreError::ThinIdsSpent,
-        "the pool's 2^24 thin device ids are spent: make a new pool and move there"
+        "the pool's thin device ids are spent"
     );
     catalogue.forget_volume(last.id).unwrap();
     assert!(matches!(
         catalogue.begin_volume(BASE),
         Err(StoreError::ThinIdsSpent)
     ));
+    assert!(catalogue.has_thin_id(last.thin_id).is_ok_and(|has| !has));
+}
+
+#[test]
+fn thin_ids_that_are_free_again_are_given_in_order_and_no_further() {
+    let catalogue = Temp::new();
+    let id = |n| ThinId::new(n).unwrap();
+    catalogue.set_thin_ids(id(7), id(9)).unwrap();
+    for n in [7, 8] {
+        let volume = catalogue.begin_volume(BASE).unwrap();
+        assert_eq!(volume.thin_id, id(n));
+        assert!(catalogue.has_thin_id(id(n)).unwrap());
+    }
+    assert!(matches!(
+        catalogue.begin_volume(BASE),
+        Err(StoreError::ThinIdsSpent)
+    ));
+    assert_eq!(catalogue.pool().unwrap().next_thin_id, None);
+}
+
+/// What a pool has of the ids that are still to be given out was made by a later catalogue. One that the
+/// counter has passed, or that lies behind the end, was not.
+#[test]
+fn ids_that_were_not_given_out_yet_tell_an_older_catalogue() {
+    let catalogue = Temp::new();
+    let id = |n| ThinId::new(n).unwrap();
+    catalogue.set_thin_ids(id(7), id(9)).unwrap();
+    let record = catalogue.pool().unwrap();
+    for (found, expected) in [
+        (&[][..], None),
+        (&[0, 6, 9, 40], None),
+        (&[6, 7, 9], Some(7)),
+        (&[7, 8, 9], Some(8)),
+    ] {
+        let found = found.iter().map(|n| id(*n)).collect();
+        assert_eq!(record.not_given(&found), expected.map(id));
+    }
 }
 
 #[test]
@@ -388,7 +425,7 @@ fn counts_tell_what_there_is() {
     for id in &volumes[..4] {
         catalogue.set_ready(*id).unwrap();
     }
-    catalogue.set_active(volumes[0], true).unwrap();
+    catalogue.set_active(volumes[3], false).unwrap();
     catalogue.begin_deleting(volumes[1]).unwrap();
     catalogue.begin_deleting(volumes[2]).unwrap();
     assert_eq!(
@@ -399,8 +436,12 @@ fn counts_tell_what_there_is() {
             nr_layers: 3,
             nr_containers: 2,
             nr_active: 1,
+            nr_snapshots: 0,
+            nr_data: 0,
             nr_creating: 1,
             nr_deleting: 2,
+            containers_size: Bytes::from_gib(30),
+            data_size: Bytes::ZERO,
         }
     );
 }

@@ -127,7 +127,7 @@ fn devices_are_those_of_thin_ls_now_and_in_the_snapshot() {
         assert_eq!(devices.len(), 265);
         let rows = rows(listed);
         assert_eq!(rows.len(), devices.len());
-        let mut all = found.exclusives().unwrap();
+        let mut all = found.exclusives(&[]).unwrap().devices;
         for (device, [id, mapped, exclusive, transaction, created, snapshotted]) in
             devices.iter().zip(rows)
         {
@@ -217,6 +217,159 @@ fn what_a_set_gives_back_is_more_than_its_devices_alone() {
         live(&IMAGE).unwrap().exclusive(&every).unwrap().get() + 10,
         superblock.data.allocated.get()
     );
+}
+
+#[test]
+fn a_copy_of_the_trees_has_all_that_is_in_them() {
+    for mut found in [held(&IMAGE).unwrap(), live(&IMAGE).unwrap()] {
+        let mut copy = vec![0; IMAGE.len()];
+        let mut last = None;
+        let mut count = 0;
+        let written = found.copy_to(|block, bytes| {
+            block_of(&mut copy, block.get()).copy_from_slice(bytes);
+            last = Some(block);
+            count += 1;
+            Ok(())
+        });
+        assert_eq!(written.unwrap().unwrap(), MetaBlocks::new(count));
+        // A copy that is cut has no superblock, and is not taken for one.
+        assert_eq!(last, Some(MetaBlocks::ZERO));
+        assert!((10..100).contains(&count), "{count}");
+        let mut copied = live(&copy).unwrap();
+        assert_eq!(copied.transaction_id(), found.transaction_id());
+        assert_eq!(copied.devices().unwrap(), found.devices().unwrap());
+        for id in [0, 1, 2, 5, 1000, 1259].map(thin) {
+            assert_eq!(copied.runs(id).unwrap(), found.runs(id).unwrap(), "{id}");
+        }
+        let FirstBlock::Superblock(first) = FirstBlock::decode(&copy).unwrap() else {
+            panic!("formatted");
+        };
+        assert_eq!((first.needs_check, first.held_root), (false, None));
+        assert_eq!(first.data.total, DataBlocks::new(16384));
+    }
+}
+
+#[test]
+fn damaged_trees_are_not_copied() {
+    let (_, child) = roots(&IMAGE);
+    let mut image = IMAGE.clone();
+    block_of(&mut image, child)[100] ^= 1;
+    let mut nr_written = 0;
+    let copied = held(&image).unwrap().copy_to(|_, _| {
+        nr_written += 1;
+        Ok(())
+    });
+    assert!(matches!(copied, Err(ReadError::Damage(_))));
+    assert_eq!(nr_written, 0);
+    let full = held(&IMAGE)
+        .unwrap()
+        .copy_to(|_, _| Err(std::io::ErrorKind::StorageFull.into()));
+    assert_eq!(
+        full.unwrap().unwrap_err().kind(),
+        std::io::ErrorKind::StorageFull
+    );
+}
+
+/// Blocks that `new` has mapped, and not to what `old` has there, from the dump block by block.
+fn told_changed(new: u64, old: u64) -> Vec<u64> {
+    let dumped = dumped();
+    let maps = |id| -> HashMap<_, _> { blocks(&dumped[&thin(id)]).into_iter().collect() };
+    let (new, old) = (maps(new), maps(old));
+    let differs = |(block, data): (&u64, &u64)| (old.get(block) != Some(data)).then_some(*block);
+    let mut changed: Vec<_> = new.iter().filter_map(differs).collect();
+    changed.sort_unstable();
+    changed
+}
+
+fn changed_blocks(found: &mut Metadata<impl ReadAt>, new: u64, old: u64) -> Vec<u64> {
+    let spans = found.changed(thin(new), thin(old)).unwrap().unwrap();
+    let joined = |pair: &[Span]| pair[0].begin.checked_add(pair[0].len) == Some(pair[1].begin);
+    assert!(!spans.windows(2).any(joined), "spans that could be one");
+    spans
+        .iter()
+        .flat_map(|span| (0..span.len.get()).map(|n| span.begin.get() + n))
+        .collect()
+}
+
+#[test]
+fn what_a_snapshot_changed_is_what_the_dumps_differ_in() {
+    let mut found = held(&IMAGE).unwrap();
+    let ids = [0, 1, 2, 5, 9, 1000, 1001, 1130, 1259];
+    let mut sizes = Vec::new();
+    for new in ids {
+        for old in ids {
+            let changed = changed_blocks(&mut found, new, old);
+            assert_eq!(changed, told_changed(new, old), "{new} against {old}");
+            sizes.push(changed.len());
+        }
+    }
+    // In numbers, lest both sides count nothing: an equal pair, a small change, a device alone.
+    assert!(sizes.contains(&0) && sizes.contains(&1000));
+    assert!(sizes.iter().any(|size| (1..100).contains(size)));
+    assert_eq!(found.changed(thin(0), thin(30)).unwrap(), None);
+    assert_eq!(found.changed(thin(30), thin(0)).unwrap(), None);
+}
+
+#[test]
+fn what_two_devices_have_otherwise_is_what_the_dumps_differ_in_both_ways() {
+    let mut found = held(&IMAGE).unwrap();
+    let dumped = dumped();
+    let mut kinds = BTreeSet::new();
+    for [old, new] in [[0, 1], [1, 0], [0, 1000], [1000, 0], [1259, 9], [5, 5]] {
+        let maps = |id| -> HashMap<_, _> { blocks(&dumped[&thin(id)]).into_iter().collect() };
+        let (was, is) = (maps(old), maps(new));
+        let all: BTreeSet<u64> = was.keys().chain(is.keys()).copied().collect();
+        let told: Vec<_> = all
+            .into_iter()
+            .filter(|block| was.get(block) != is.get(block))
+            .map(|block| (block, was.contains_key(&block), is.contains_key(&block)))
+            .collect();
+        let runs = found.changed_runs(thin(old), thin(new)).unwrap().unwrap();
+        let of_run = |run: &ChangedRun| {
+            let run = *run;
+            (0..run.len.get()).map(move |n| (run.begin.get() + n, run.old, run.new))
+        };
+        let changed: Vec<_> = runs.iter().flat_map(of_run).collect();
+        assert_eq!(changed, told, "{new} against {old}");
+        kinds.extend(changed.into_iter().map(|(_, old, new)| (old, new)));
+    }
+    assert_eq!(kinds.len(), 3);
+    assert_eq!(found.changed_runs(thin(0), thin(30)).unwrap(), None);
+}
+
+/// Counts the blocks that are read of it.
+struct Counted<'a>(&'a [u8], std::cell::Cell<u32>);
+
+impl ReadAt for &Counted<'_> {
+    fn read_exact_at(&self, buf: &mut [u8], at: u64) -> std::io::Result<()> {
+        self.1.set(self.1.get() + 1);
+        self.0.read_exact_at(buf, at)
+    }
+}
+
+#[test]
+fn what_two_devices_share_is_not_read() {
+    let image = Counted(&IMAGE, std::cell::Cell::default());
+    let (total, data_total) = (MetaBlocks::new(1024), DataBlocks::new(16384));
+    let mut found =
+        Metadata::of_snapshot(&image, MetaBlocks::new(HELD), total, data_total).unwrap();
+    let mut reads = |new, old| {
+        let before = image.1.get();
+        found.changed(thin(new), thin(old)).unwrap().unwrap();
+        image.1.get() - before
+    };
+    // Down the tree of devices twice, and to the depth of each of its own: nothing of it is different.
+    let same = reads(0, 0);
+    assert_eq!(same, 8);
+    assert_eq!(found.nodes_read(), u64::from(image.1.get()));
+    let mut reads = |new, old| {
+        let before = image.1.get();
+        found.changed(thin(new), thin(old)).unwrap().unwrap();
+        image.1.get() - before
+    };
+    // Both trees of 1000 mappings have an inner node and some leaves, of which some are shared.
+    let alone = reads(0, 5);
+    assert!(reads(1, 0) < alone + 4, "{} and {alone}", reads(1, 0));
 }
 
 fn block_of(image: &mut [u8], block: u64) -> &mut [u8] {
@@ -364,8 +517,13 @@ proptest! {
         let mut found = held(&image).unwrap();
         let _ = found.devices();
         let _ = found.exclusive(&[thin(0), thin(2)].into());
-        let _ = found.exclusives();
+        let _ = found.exclusives(&[[thin(0), thin(2)].into(), [thin(1)].into()]);
+        let _ = found.unions(&[[thin(0), thin(2)].into(), [thin(1), thin(2)].into()]);
+        let _ = found.owners(&mut |_| ());
+        let _ = found.stamp();
         let _ = found.runs(thin(1));
+        let _ = found.changed(thin(1), thin(0));
+        let _ = found.changed(thin(1000), thin(9));
     }
 
     #[test]

@@ -53,6 +53,22 @@ fn a_real_superblock_says_what_thin_dump_says() {
 }
 
 #[test]
+fn a_copy_gets_the_transaction_id_that_is_wanted() {
+    let id = TransactionId::new(77);
+    let (first, block) = FirstBlock::with_transaction(&mut &*REAL, id).unwrap();
+    let wanted = Superblock {
+        transaction_id: id,
+        ..expected()
+    };
+    assert_eq!(first, FirstBlock::Superblock(Box::new(wanted)));
+    assert_eq!(FirstBlock::decode(&block).unwrap(), first);
+    let (empty, _) = FirstBlock::with_transaction(&mut &[0; 4096][..], id).unwrap();
+    assert_eq!(empty, FirstBlock::Unformatted);
+    let short = FirstBlock::with_transaction(&mut &REAL[..4095], id);
+    assert!(matches!(short, Err(ReadError::Io(_))));
+}
+
+#[test]
 fn flags_and_the_held_root_are_read() {
     let flagged = Superblock {
         needs_check: true,

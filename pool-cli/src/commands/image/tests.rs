@@ -1,8 +1,10 @@
-use dmthin::graph::LayerReport;
+use dmthin::graph::RemovedImage;
+use dmthin::graph::{ErrorCode, LayerReport};
 use dmthin::ids::{ContainerName, Digest, ThinId, VolumeId};
 use dmthin::units::Bytes;
 
 use super::*;
+use crate::commands::image::remove::removed_text;
 
 fn digest(byte: u8) -> Digest {
     Digest::from_bytes([byte; 32])
@@ -130,6 +132,7 @@ fn a_removal_tells_names_and_image() {
         id: digest(1),
         names: vec![ImageRef::new("debian:12").unwrap()],
         removed: true,
+        parents: Vec::new(),
         layers_removed: 2,
     };
     let id = digest(1);
@@ -139,6 +142,7 @@ fn a_removal_tells_names_and_image() {
     );
     let one_name = RemovedImage {
         removed: false,
+        parents: Vec::new(),
         ..removed
     };
     assert_eq!(removed_text(&one_name), "untagged\tdebian:12\n");
@@ -168,4 +172,39 @@ fn an_archive_comes_from_a_file_or_a_pipe() {
     assert!(matches!(read("./-", true), Ok(ImportSource::File(file)) if file == *"./-"));
     assert!(matches!(read("-", false), Ok(ImportSource::Stdin)));
     assert_eq!(read("-", true).unwrap_err().kind(), ErrorKind::InvalidValue);
+}
+
+#[test]
+fn a_changed_layer_tells_its_files_and_ends_the_command() {
+    let check = |verdict, changed: &[&str]| LayerCheck {
+        diff_id: digest(7),
+        volume: VolumeId::new(3),
+        verdict,
+        changed: changed.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    let id = digest(7);
+    let fine = [
+        check(LayerVerdict::Whole, &[]),
+        check(LayerVerdict::NoRecord, &[]),
+    ];
+    assert_eq!(
+        verified_text(&fine),
+        format!("whole\t{id}\nno-record\t{id}\n")
+    );
+    assert!(require_whole(&fine).is_ok());
+    let bad = [
+        check(LayerVerdict::Changed, &["etc/passwd", "a\u{1b}b"]),
+        check(LayerVerdict::BadRecord, &[]),
+    ];
+    assert_eq!(
+        verified_text(&bad),
+        format!(
+            "changed\t{id}\nfile\t{id}\tetc/passwd\nfile\t{id}\ta\\u{{1b}}b\nbad-record\t{id}\n"
+        )
+    );
+    let error = require_whole(&bad).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NeedsCheck);
+    let value = serde_json::to_value(Verified { layers: &bad }).unwrap();
+    assert_eq!(value["layers"][0]["verdict"], "changed");
+    assert_eq!(value["layers"][1]["verdict"], "bad-record");
 }

@@ -24,6 +24,7 @@ struct Charge {
     bell: Option<Bell>,
     queue: Option<JoinHandle<(Result<QueueRun, PoolError>, Operation)>>,
     measuring: Option<JoinHandle<Measured>>,
+    copying: Option<JoinHandle<Operation>>,
     measured: Measured,
     /// What was done beside the monitor.
     operations: Vec<Operation>,
@@ -60,6 +61,11 @@ impl Charge {
         if measure && look.open {
             self.measure()?;
         }
+        self.operations.extend(ended(&mut self.copying));
+        if look.open && self.copying.is_none() && self.monitor.copy_due()? {
+            let pool = Arc::clone(self.monitor.pool());
+            self.copying = Some(thread::spawn(move || pool.copy_in_time()));
+        }
         if !self.is_idle() {
             // Its end is no event of the kernel's.
             look.next = look.next.min(BESIDE_RUNS);
@@ -83,7 +89,7 @@ impl Charge {
     }
 
     fn is_idle(&self) -> bool {
-        self.queue.is_none() && self.measuring.is_none()
+        self.queue.is_none() && self.measuring.is_none() && self.copying.is_none()
     }
 }
 
@@ -134,6 +140,7 @@ impl<'a> Charges<'a> {
                 monitor: PoolMonitor::new(pool, policy),
                 queue: None,
                 measuring: None,
+                copying: None,
                 measured: Measured::default(),
                 operations: Vec::new(),
             };
@@ -206,8 +213,10 @@ impl<'a> Charges<'a> {
                 Ok::<_, PoolError>(Watched {
                     pool: pool.status()?,
                     containers: pool.containers()?,
+                    volumes: pool.volumes()?,
                     counts: pool.volume_counts()?,
                     measured: &charge.measured,
+                    copied: pool.metadata_copied(),
                 })
             };
             match asked() {

@@ -1,8 +1,8 @@
 //! How `pool-cli pool` shows pools.
 
 use dmthin::graph::{
-    Adopted, BackingReport, PoolPlan, PoolReport, PoolSummary, PoolWord, Promised, Space,
-    TimeToFull, UntilGuard,
+    Adopted, BackingReport, MirrorState, PoolPlan, PoolReport, PoolSummary, PoolWord, Promised,
+    Space, TimeToFull, UntilGuard,
 };
 use dmthin::store::Guard;
 use dmthin::units::{Bytes, Percent};
@@ -99,6 +99,10 @@ pub(super) fn pool_fields(pool: &PoolReport) -> String {
         if live.needs_check {
             mode.push_str(", the metadata needs a check");
         }
+        if live.needs_check || mode == "fail" {
+            mode.push_str(": pool-cli pool repair ");
+            mode.push_str(pool.name.as_str());
+        }
         let discards = if live.discard_passdown {
             "passed down to the data device"
         } else {
@@ -138,10 +142,22 @@ pub(super) fn pool_fields(pool: &PoolReport) -> String {
             ),
         ),
     ]);
+    if pool.volumes > 0 {
+        let (number, size) = (pool.volumes, pool.volumes_size);
+        let text = format!("{number}, {size} if all were full");
+        rows.push(("Data volumes", text));
+    }
+    if pool.snapshots > 0 {
+        rows.push(("Snapshots", pool.snapshots.to_string()));
+    }
     rows.push(("Overcommit", overcommit_text(pool)));
     if pool.foreign_ids {
         let text = "it may have volumes that the catalogue does not know; they are left alone";
         rows.push(("Others", text.to_owned()));
+    }
+    if pool.mirror == Some(MirrorState::Behind) {
+        let text = "the catalogue's copy in the pool is behind it; `pool open` writes it anew";
+        rows.push(("Copy", text.to_owned()));
     }
     fields(rows)
 }

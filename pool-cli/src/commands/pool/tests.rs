@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use dmthin::graph::{
-    BackingReport, CreatePool, LivePool, PoolOn, PoolWord, Promised, TimeToFull, UntilGuard, Usage,
+    BackingReport, CreatePool, LivePool, MirrorState, PoolOn, PoolWord, Promised, TimeToFull,
+    UntilGuard, Usage,
 };
 use dmthin::ids::{DevNo, FsType, PoolUuid, TransactionId};
 use dmthin::store::Guard;
@@ -216,6 +217,9 @@ pub(crate) fn report() -> PoolReport {
         images: 2,
         layers: 5,
         containers: 3,
+        snapshots: 4,
+        volumes: 1,
+        volumes_size: Bytes::from_gib(20),
         virtual_size: Bytes::from_gib(30),
         overcommit: false,
         promised: Promised {
@@ -224,6 +228,7 @@ pub(crate) fn report() -> PoolReport {
             total: Bytes::from_gib(100),
         },
         foreign_ids: true,
+        mirror: Some(MirrorState::Behind),
     }
 }
 
@@ -292,7 +297,7 @@ Pool:            tank
 UUID:            11111111111111111111111111111111
 State:           open
 Device:          254:0
-Mode:            rw, the metadata needs a check
+Mode:            rw, the metadata needs a check: pool-cli pool repair tank
 Data:            [######..................]  25.0 %  25 GiB of 100 GiB
 Metadata:        -
 When full:       error
@@ -313,8 +318,11 @@ Zeroing:         new blocks are zeroed
 Base:            ext4, 10 GiB
 Images:          2, 5 layers
 Containers:      3, 30 GiB if all were full
+Data volumes:    1, 20 GiB if all were full
+Snapshots:       4
 Overcommit:      no: 60 GiB promised, up to 300 MiB for images, of 100 GiB
 Others:          it may have volumes that the catalogue does not know; they are left alone
+Copy:            the catalogue's copy in the pool is behind it; `pool open` writes it anew
 "
     );
 }
@@ -328,8 +336,11 @@ fn a_closed_pool_shows_what_the_catalogue_knows() {
         ..report()
     };
     let text = pool_fields(&closed);
-    assert!(text.contains("State:        closed\n"), "{text}");
-    assert!(text.contains("Zeroing:      off (single tenant)"), "{text}");
+    assert!(text.contains("State:         closed\n"), "{text}");
+    assert!(
+        text.contains("Zeroing:       off (single tenant)"),
+        "{text}"
+    );
     assert!(!text.contains("Mode:"), "{text}");
     assert_eq!(opened(&closed), "tank\tclosed\t-\n");
     assert_eq!(opened(&report()), "tank\topen\t254:0\n");

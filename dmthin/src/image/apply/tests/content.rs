@@ -33,6 +33,7 @@ fn attributes_are_set_to_the_nanosecond() {
             whiteouts: 0,
             bytes: 4,
             tar_bytes: tar.len().try_into().unwrap(),
+            displaced: false,
             skipped_xattrs: BTreeMap::new(),
         }
     );

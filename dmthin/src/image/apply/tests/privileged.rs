@@ -95,3 +95,56 @@ fn priv_a_directory_that_turns_setgid_lends_nobody_its_group() {
         assert_eq!(stat.gid(), 0, "{name}");
     }
 }
+
+/// What is made below a default access list has one by that, which no entry of its own said.
+#[test]
+#[ignore = "needs root"]
+fn priv_a_default_access_list_is_not_inherited() {
+    // Version 2; owner, user 7, group, mask, others (`include/uapi/linux/posix_acl_xattr.h`).
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in [
+        (1_u16, 7_u16, u32::MAX),
+        (2, 6, 7),
+        (4, 5, u32::MAX),
+        (16, 7, u32::MAX),
+        (32, 1, u32::MAX),
+    ] {
+        list.extend(tag.to_le_bytes());
+        list.extend(perm.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    let lower = Tar::default()
+        .add(
+            &Head::new(b'5', "d").pax("SCHILY.xattr.system.posix_acl_default", &list),
+            "",
+        )
+        .end();
+    let upper = Tar::default()
+        .file("d/f", "")
+        .dir("d/e")
+        .add(&Head::new(b'6', "d/p"), "")
+        .add(
+            &Head::new(b'0', "d/own")
+                .mode(0o771)
+                .pax("SCHILY.xattr.system.posix_acl_access", &list),
+            "",
+        )
+        .end();
+    let dir = applied(&[lower, upper]);
+    for (name, mode, access) in [
+        ("f", 0o644, None),
+        ("e", 0o755, None),
+        ("p", 0o644, None),
+        ("own", 0o771, Some(list.clone())),
+    ] {
+        let path = dir.path().join("d").join(name);
+        let stat = fs::symlink_metadata(&path).unwrap();
+        assert_eq!(xattr(&path, "system.posix_acl_access"), access, "{name}");
+        assert_eq!(xattr(&path, "system.posix_acl_default"), None, "{name}");
+        assert_eq!(stat.mode() & 0o7777, mode, "{name}");
+    }
+    assert_eq!(
+        xattr(&dir.path().join("d"), "system.posix_acl_default"),
+        Some(list)
+    );
+}

@@ -110,11 +110,7 @@ fn other_compressions_are_named() {
 #[test]
 fn names_used_twice_are_refused_when_used() {
     let files = docker();
-    let twice = |name: &str| {
-        open(&tar_of(&files).file(name, "other").end())
-            .unwrap()
-            .images(None)
-    };
+    let twice = |name: &str| whole(&open(&tar_of(&files).file(name, "other").end()).unwrap());
     assert!(matches!(
         twice("./a/layer.tar"),
         Err(ImageError::DuplicateEntry { name }) if name == "a/layer.tar"
@@ -145,7 +141,7 @@ fn names_cannot_lead_out_of_the_archive() {
     ));
     let round = tar_of(&link).symlink("a/layer.tar", "layer.tar").end();
     assert!(matches!(
-        open(&round).unwrap().images(None),
+        whole(&open(&round).unwrap()),
         Err(ImageError::NotAFile { .. })
     ));
     let mut named = files;
@@ -184,7 +180,7 @@ fn members_that_are_no_plain_files_are_refused() {
         tar_of(&files).add(&Head::new(b'6', "a/layer.tar"), ""),
     ] {
         assert!(matches!(
-            open(&tar.end()).unwrap().images(None),
+            whole(&open(&tar.end()).unwrap()),
             Err(ImageError::NotAFile { name }) if name == "a/layer.tar"
         ));
     }
