@@ -1,5 +1,6 @@
 //! A pool with its kernel device: the steps on one volume, each safe to repeat.
 
+use std::fs::File;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -473,13 +474,14 @@ impl<'a> Live<'a> {
             ThinStatus::Working { mapped, .. } if mapped > Sectors::ZERO => mapped,
             _ => return Ok(()),
         };
-        let block = ioctl::open_exclusive(device.node(), Access::ReadWrite)?;
+        let block = File::from(ioctl::open_exclusive(device.node(), Access::ReadWrite)?);
         let size = ioctl::size(&block)?;
         let block_size = self.record.block_size.to_bytes();
         // The kernel discards whole blocks only: a slice must not end within one.
         let slice = SLICE.checked_round_up(block_size).unwrap_or(size);
         // From here on nobody can mount it.
-        for part in self.parts_to_discard(volume, mapped.to_bytes_saturating(), size) {
+        let mapped = mapped.to_bytes_saturating();
+        for part in self.parts_to_discard(volume, &device, &block, mapped, size) {
             let mut done = Bytes::ZERO;
             while let Some(left) = part
                 .len

@@ -3,7 +3,6 @@
 use std::sync::OnceLock;
 
 use crate::dm::{OwnUuid, names};
-use crate::graph::discard::Questions;
 use crate::graph::error::PoolError;
 use crate::graph::host::Host;
 use crate::graph::live::Live;
@@ -21,7 +20,6 @@ pub struct Pool {
     name: PoolName,
     catalogue: Catalogue,
     locks: Locks,
-    questions: Questions,
     mirrored: Mirrored,
     // Never changes while the catalogue lives.
     uuid: OnceLock<PoolUuid>,
@@ -44,7 +42,6 @@ impl Pool {
             name: name.clone(),
             catalogue,
             locks,
-            questions: Questions::default(),
             mirrored: Mirrored::default(),
             uuid: OnceLock::new(),
         })
@@ -58,10 +55,6 @@ impl Pool {
 
     pub(crate) fn host(&self) -> &Host {
         &self.host
-    }
-
-    pub(crate) const fn questions(&self) -> &Questions {
-        &self.questions
     }
 
     pub(crate) const fn mirrored(&self) -> &Mirrored {

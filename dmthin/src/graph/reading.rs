@@ -245,7 +245,7 @@ impl Live<'_> {
     }
 
     /// The node of the device that the pool has its metadata on, whatever else its file is attached to.
-    fn metadata_node(&self) -> Result<PathBuf, PoolError> {
+    pub(crate) fn metadata_node(&self) -> Result<PathBuf, PoolError> {
         let (_, table) = self.thin_pool().table()?;
         let path = self.pool().backing_path(&self.record().metadata);
         let host = self.pool().host();

@@ -287,9 +287,14 @@ impl<D: ReadAt> Metadata<D> {
     /// # Errors
     /// [`ReadError`].
     pub fn changed(&mut self, id: ThinId, origin: ThinId) -> Result<Option<Vec<Span>>, ReadError> {
-        let Some(runs) = self.changed_runs(origin, id)? else {
-            return Ok(None);
-        };
+        match self.trees_of(origin, id)? {
+            Some(trees) => self.changed_between(trees).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn changed_between(&mut self, trees: [Tree; 2]) -> Result<Vec<Span>, ReadError> {
+        let runs = self.runs_between(trees)?;
         let mut spans: Vec<Span> = Vec::new();
         for run in runs.into_iter().filter(|run| run.new) {
             let follows = |span: &Span| span.begin.checked_add(span.len) == Some(run.begin);
@@ -301,7 +306,7 @@ impl<D: ReadAt> Metadata<D> {
                 }),
             }
         }
-        Ok(Some(spans))
+        Ok(spans)
     }
 
     /// The blocks that two devices have otherwise, whichever of them was made first: both have them,
@@ -316,12 +321,26 @@ impl<D: ReadAt> Metadata<D> {
         old: ThinId,
         new: ThinId,
     ) -> Result<Option<Vec<ChangedRun>>, ReadError> {
-        let (Some(old), Some(new)) = (self.mapping_tree(old)?, self.mapping_tree(new)?) else {
-            return Ok(None);
-        };
+        match self.trees_of(old, new)? {
+            Some(trees) => self.runs_between(trees).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The trees of two devices' mappings; `None` where either does not exist.
+    pub(super) fn trees_of(
+        &mut self,
+        old: ThinId,
+        new: ThinId,
+    ) -> Result<Option<[Tree; 2]>, ReadError> {
+        let (old, new) = (self.mapping_tree(old)?, self.mapping_tree(new)?);
+        Ok(old.zip(new).map(|(old, new)| [old, new]))
+    }
+
+    fn runs_between(&mut self, trees: [Tree; 2]) -> Result<Vec<ChangedRun>, ReadError> {
         let one = DataBlocks::new(1);
         let mut runs: Vec<ChangedRun> = Vec::new();
-        differences(&mut self.reader, [old, new], |difference| {
+        differences(&mut self.reader, trees, |difference| {
             let data = |value: Option<u64>| value.map(|value| value >> TIME_BITS);
             let (old, new) = (data(difference.old), data(difference.new));
             // The time of a mapping changes nothing of where it leads.
@@ -343,7 +362,7 @@ impl<D: ReadAt> Metadata<D> {
                 }),
             }
         })?;
-        Ok(Some(runs))
+        Ok(runs)
     }
 
     /// How many blocks of the metadata were read so far.

@@ -6,7 +6,8 @@
 //!
 //! [`Metadata`] reads on from there: which thin devices there are, what each has mapped, and what would
 //! come back if some of them went. Of a pool that runs it reads a metadata snapshot, which does
-//! not change under it.
+//! not change under it; or what does not change for other reasons
+//! ([`changed_while_running`](Metadata::changed_while_running)).
 
 mod copy;
 mod device;
@@ -14,6 +15,7 @@ mod difference;
 mod kept;
 mod metadata;
 mod node;
+mod running;
 mod space;
 mod superblock;
 #[cfg(test)]
