@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::history::{self, Act, Cut, Facts, Op};
-use super::layout::{Layout, unmap};
+use super::layout::{Layout, Stage, unmap};
 use crate::guest::build::digest;
 use crate::guest::harness::{Output, run, text, witness};
 
@@ -63,9 +63,9 @@ fn json(args: &[&str]) -> Result<Value> {
         .with_context(|| format!("{}: {}{}", args.join(" "), output.stdout, output.stderr))
 }
 
-/// Looks at everything; the parts of the disk are assembled. An error says what is not as it must be. Of the
+/// Looks at everything; the parts of `disk` are assembled. An error says what is not as it must be. Of the
 /// images `turn` says which one is read.
-pub(crate) fn check(layout: Layout, ops: &[Op], cut: Cut, turn: usize) -> Result<()> {
+pub(crate) fn check(layout: Layout, disk: &str, ops: &[Op], cut: Cut, turn: usize) -> Result<()> {
     witness("mount", &["/dev/mapper/pc-state", "/srv"]).context("the state's file system")?;
     if cut.done > 0 {
         witness("thin_check", &[layout.metadata()]).context("before pool open")?;
@@ -81,7 +81,7 @@ pub(crate) fn check(layout: Layout, ops: &[Op], cut: Cut, turn: usize) -> Result
     read_image(&images, ops, cut, turn, &mut found)?;
     let wrong = history::wrong(ops, cut, &found);
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-    usable(layout, &images)?;
+    usable(layout, disk, &images)?;
     ok(&["pool", "close", "tank"])?;
     witness("thin_check", &[layout.metadata()]).context("after pool close")?;
     Ok(())
@@ -253,12 +253,13 @@ fn read_image(
 }
 
 /// The pool takes what it takes on any day.
-fn usable(layout: Layout, images: &[String]) -> Result<()> {
+fn usable(layout: Layout, disk: &str, images: &[String]) -> Result<()> {
     if images.is_empty() {
         ok(&["image", "import", "/tmp/images/a-1.tar"])?;
         ok(&["container", "create", "a:1", "--name", "new"])?;
     }
     ok(&["container", "rm", "new"])?;
+    layout.enlarge(disk, Stage::Checked)?;
     ok(&[&["pool", "grow", "tank"], layout.grow_again_options()].concat())?;
     let sizes = sizes()?;
     ensure!(

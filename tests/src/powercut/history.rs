@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::layout::Layout;
+use super::layout::{Layout, Stage};
 use super::plan::Random;
 use crate::guest::build::{Image, Layer, digest};
 
@@ -208,7 +208,11 @@ pub(crate) fn ops(layout: Layout) -> Vec<Op> {
             .takes("file c1/written-2"),
         cli(&["container", "mount", "c2", "/mnt/c2"]),
         write("c2", "written-1"),
-        Op::new(Act::Enlarge),
+        // The pool takes longer metadata when it is opened; data it takes when it is told to.
+        match layout {
+            Layout::Devices => Op::new(Act::Enlarge).sets("pool metadata", 20 * MIB),
+            Layout::Files => Op::new(Act::Enlarge),
+        },
         cli(&grow)
             .sets("pool data", 768 * MIB)
             .sets("pool metadata", 20 * MIB),
@@ -304,6 +308,17 @@ impl Cut {
     }
 }
 
+/// How long the devices were.
+pub(crate) fn stage(ops: &[Op], cut: Cut) -> Stage {
+    let begun = cut.done.saturating_add(usize::from(cut.begun));
+    let mut begun = ops.iter().take(begun);
+    if begun.any(|op| op.act == Act::Enlarge) {
+        Stage::Grown
+    } else {
+        Stage::Made
+    }
+}
+
 /// What a fact was or is about to be, where it is there at all.
 pub(crate) fn known(ops: &[Op], cut: Cut, name: &str) -> Option<String> {
     let mut steps = [cut.done, cut.done.saturating_add(usize::from(cut.begun))].into_iter();
@@ -341,8 +356,27 @@ pub(crate) fn wrong(ops: &[Op], cut: Cut, found: &Facts) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cut, facts, ops, wrong};
-    use crate::powercut::Layout;
+    use super::{Act, Cut, facts, ops, stage, wrong};
+    use crate::powercut::layout::{Layout, Stage};
+
+    /// Every state was looked at on devices of their last length, and so with metadata that `pool open` took
+    /// beyond what had been asked for.
+    #[test]
+    fn devices_are_as_long_as_they_were() {
+        let ops = ops(Layout::Devices);
+        let enlarge = ops.iter().position(|op| op.act == Act::Enlarge).unwrap();
+        let metadata = |done| facts(&ops, done)["pool metadata"].clone();
+        for (done, begun, long) in [
+            (enlarge, false, Stage::Made),
+            (enlarge, true, Stage::Grown),
+            (enlarge + 1, false, Stage::Grown),
+            (ops.len(), false, Stage::Grown),
+        ] {
+            assert_eq!(stage(&ops, Cut { done, begun }), long);
+        }
+        assert_eq!(metadata(enlarge), (16 << 20).to_string());
+        assert_eq!(metadata(enlarge + 1), (20 << 20).to_string());
+    }
 
     #[test]
     fn marks_tell_what_had_returned() {

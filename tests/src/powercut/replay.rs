@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check;
 use super::history::{self, Cut};
-use super::layout::{DISK_MIB, Layout, Stage, map};
+use super::layout::{DISK_MIB, Layout, map};
 use super::log::{Entry, Kind, Log};
 use super::plan::{self, Name, Parts};
 use super::record::marks;
@@ -136,8 +136,8 @@ impl Replay {
             let disk = OpenOptions::new().write(true).open(SNAPSHOT)?;
             apply(&self.log, &plan::kept(window, seed), &disk)?;
         }
-        self.layout.assemble(SNAPSHOT, Stage::Checked)?;
-        let checked = check::check(self.layout, &ops, cut, turn);
+        self.layout.assemble(SNAPSHOT, history::stage(&ops, cut))?;
+        let checked = check::check(self.layout, SNAPSHOT, &ops, cut, turn);
         check::clear(self.layout, checked.is_err())?;
         Ok(Verdict {
             state: state.to_string(),
