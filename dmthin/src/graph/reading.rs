@@ -258,10 +258,20 @@ impl Live<'_> {
                     None => ioctl::node_by_number(table.metadata),
                 }
             }
-            BackingRecord::File { .. } => ioctl::attached_loops()?
-                .into_iter()
-                .find(|(device, _)| device.dev() == table.metadata)
-                .map(|(device, _)| device.path().to_owned()),
+            BackingRecord::File { .. } => {
+                let is_it = |node: &PathBuf| {
+                    ioctl::node_dev(node).is_ok_and(|dev| dev == Some(table.metadata))
+                };
+                // A search opens every loop device for writing, of which udevd looks at each again.
+                match ioctl::node_by_number(table.metadata).filter(is_it) {
+                    Some(node) => Some(node),
+                    // It makes the nodes that a bare /dev has not.
+                    None => ioctl::attached_loops()?
+                        .into_iter()
+                        .find(|(device, _)| device.dev() == table.metadata)
+                        .map(|(device, _)| device.path().to_owned()),
+                }
+            }
         };
         match node {
             Some(node) if ioctl::node_dev(&node)? == Some(table.metadata) => Ok(node),

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::ids::DevNo;
 use crate::ioctl::error::IoctlError;
-use crate::ioctl::kernel::stand_in;
+use crate::ioctl::kernel::{place, stand_in};
 
 /// The block device that what was looked at is, if it is one.
 pub(crate) fn block_device(found: &Metadata) -> Option<DevNo> {
@@ -54,11 +54,12 @@ pub fn node_dev(path: &Path) -> Result<Option<DevNo>, IoctlError> {
 /// else; `None` where it has no such device.
 #[must_use]
 pub fn node_by_number(dev: DevNo) -> Option<PathBuf> {
-    let told = fs::read_to_string(format!("/sys/dev/block/{dev}/uevent")).ok()?;
+    let told = place(format!("/sys/dev/block/{dev}/uevent"));
+    let told = fs::read_to_string(told).ok()?;
     let name = told
         .lines()
         .find_map(|line| line.strip_prefix("DEVNAME="))?;
-    Some(Path::new("/dev").join(name))
+    Some(place(Path::new("/dev").join(name)))
 }
 
 /// Makes the block device node of a device, mode 0660, where there is none; says whether it did.
