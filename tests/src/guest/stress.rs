@@ -196,7 +196,10 @@ fn stress(ctx: &Ctx) -> Result<()> {
                         match output {
                             None => *kills.lock().expect("no panic") += 1,
                             Some(output) if !makes_sense(&output, codes) => {
-                                let told = format!("{args:?}: {} {}", output.code, output.stderr);
+                                // What `check` finds is on its output.
+                                let Output { code, .. } = output;
+                                let told =
+                                    format!("{args:?}: {code} {}{}", output.stderr, output.stdout);
                                 senseless.lock().expect("no panic").push(told);
                             }
                             // Somebody may unmount it meanwhile, and then it goes into the directory.
