@@ -20,6 +20,7 @@ use crate::graph::host::Host;
 use crate::graph::pool::Pool;
 use crate::ids::{DevNo, DmName, PoolName, PoolUuid};
 use crate::ioctl::{self, DeviceInfo, IoctlError};
+use crate::store::StoreError;
 
 impl Host {
     /// Everything that does not belong: in one pool, or in all of them and in what has no pool. Changes
@@ -194,7 +195,16 @@ pub(crate) fn damages(error: &PoolError) -> bool {
     match error.code() {
         ErrorCode::Retry | ErrorCode::Permission => false,
         ErrorCode::NeedsCheck => true,
-        _ => matches!(error, PoolError::Store(_)),
+        // One that names a row is of something that another command removed meanwhile.
+        _ => matches!(
+            error,
+            PoolError::Store(
+                StoreError::NotFound { .. }
+                    | StoreError::NewerFormat { .. }
+                    | StoreError::Io { .. }
+                    | StoreError::Database { .. }
+            )
+        ),
     }
 }
 

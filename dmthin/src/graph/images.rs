@@ -54,15 +54,11 @@ impl Snapshot {
 impl Pool {
     pub(super) fn read_images(&self) -> Result<Snapshot, PoolError> {
         let catalogue = self.catalogue();
-        let mut images = Vec::new();
+        let images = catalogue.images_with_layers()?;
         let mut shared = HashMap::new();
-        for record in catalogue.images()? {
-            let layers = catalogue.image_layers(record.id)?;
-            for layer in &layers {
-                let count: &mut u64 = shared.entry(layer.volume.id).or_default();
-                *count = count.saturating_add(1);
-            }
-            images.push((record, layers));
+        for layer in images.iter().flat_map(|(_, layers)| layers) {
+            let count: &mut u64 = shared.entry(layer.volume.id).or_default();
+            *count = count.saturating_add(1);
         }
         let mut containers: HashMap<_, Vec<_>> = HashMap::new();
         for container in catalogue.containers()? {

@@ -220,7 +220,11 @@ impl Pool {
         }
         let top = catalogue.find_layer(text)?;
         for image in catalogue.images()? {
-            let parent = Parent::of(self, &image)?;
+            let parent = match Parent::of(self, &image) {
+                // Removed meanwhile, by somebody who may.
+                Err(PoolError::Store(StoreError::ImageNotFound { .. })) => continue,
+                parent => parent?,
+            };
             if parent.chain() == Some(top.layer.chain_id) {
                 return Ok(parent);
             }

@@ -200,7 +200,11 @@ impl Pool {
                 continue;
             }
             if removal.state == QueueState::Waiting {
-                volumes.push(self.catalogue().volume(removal.volume)?);
+                match self.catalogue().volume(removal.volume) {
+                    // Another command's queue was faster.
+                    Err(StoreError::VolumeNotFound { .. }) => {}
+                    volume => volumes.push(volume?),
+                }
             } else {
                 held.extend(removal.holders);
             }

@@ -13,7 +13,7 @@ use crate::graph::report::{PrunedImages, RemovedImage};
 use crate::graph::step::Step;
 use crate::ids::{Digest, ImageId, VolumeId};
 use crate::image::{HistoryEntry, ImageConfig};
-use crate::store::{ImageRecord, RemovedImages};
+use crate::store::{ImageRecord, RemovedImages, StoreError};
 use crate::units::Bytes;
 
 /// What becomes of the images that a removed one was built on.
@@ -78,9 +78,12 @@ impl Pool {
         let catalogue = self.catalogue();
         let containers = catalogue.containers()?;
         let mut images = Vec::new();
-        for image in catalogue.images()? {
-            let layers = catalogue.image_layers(image.id)?;
-            let config = ImageConfig::parse(catalogue.image_config(image.id)?, "its config");
+        for (image, layers) in catalogue.images_with_layers()? {
+            let config = match catalogue.image_config(image.id) {
+                // Removed meanwhile, by somebody who may.
+                Err(StoreError::ImageNotFound { .. }) => continue,
+                config => ImageConfig::parse(config?, "its config"),
+            };
             images.push(Built {
                 in_use: !image.names.is_empty() || containers.iter().any(|c| c.image == image.id),
                 layers: layers.iter().map(|layer| layer.volume.id).collect(),

@@ -22,7 +22,7 @@ use crate::graph::error::PoolError;
 use crate::graph::live::{Live, Pace, Removal};
 use crate::graph::pool::Pool;
 use crate::graph::step::Step;
-use crate::ids::VolumeKind;
+use crate::ids::{VolumeId, VolumeKind};
 use crate::store::{StoreError, VolumeRecord, VolumeState};
 
 /// How many volumes recovery settled.
@@ -131,15 +131,12 @@ impl Pool {
     /// Sealed layers that no image has, the youngest first.
     pub(crate) fn forsaken_layers(&self) -> Result<Vec<VolumeRecord>, PoolError> {
         let catalogue = self.catalogue();
-        let mut needed = HashSet::new();
-        for image in catalogue.images()? {
-            needed.extend(
-                catalogue
-                    .image_layers(image.id)?
-                    .iter()
-                    .map(|layer| layer.volume.id),
-            );
-        }
+        let images = catalogue.images_with_layers()?;
+        let needed: HashSet<VolumeId> = images
+            .iter()
+            .flat_map(|(_, layers)| layers)
+            .map(|layer| layer.volume.id)
+            .collect();
         let mut layers: Vec<_> = catalogue
             .layers()?
             .into_iter()

@@ -371,6 +371,21 @@ impl Catalogue {
         })
     }
 
+    /// All images, in the order they came, each with its layers, the lowest first: all as they were at one
+    /// moment, whoever removes some meanwhile.
+    ///
+    /// # Errors
+    /// The file's own troubles.
+    pub fn images_with_layers(&self) -> Result<Vec<(ImageRecord, Vec<SealedLayer>)>, StoreError> {
+        self.read(|db| {
+            let with_layers = |image: ImageRecord| {
+                let layers = layers(db, image.id)?;
+                Ok((image, layers))
+            };
+            all(db)?.into_iter().map(with_layers).collect()
+        })
+    }
+
     /// The layers of an image, the lowest first.
     ///
     /// # Errors

@@ -15,6 +15,7 @@
 )]
 
 mod archive;
+mod beside;
 mod kernel;
 mod log;
 mod plan;

@@ -196,8 +196,17 @@ impl World {
         Ok(pool)
     }
 
+    /// Where its host has its pools.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("pools")
+    }
+
+    pub(crate) const fn name(&self) -> &PoolName {
+        &self.name
+    }
+
     fn pool_dir(&self) -> PathBuf {
-        self.dir.path().join("pools/tank")
+        self.root().join("tank")
     }
 
     pub(crate) fn catalogue(&self) -> PathBuf {
@@ -241,7 +250,7 @@ impl World {
     pub(crate) fn restart(&mut self) {
         self.pool.take();
         self.rows.take();
-        self.host = Host::new(self.dir.path().join("pools"));
+        self.host = Host::new(self.root());
     }
 
     pub(crate) fn let_go(&mut self) {
