@@ -21,6 +21,9 @@ use crate::units::Bytes;
 /// What made such a layer, in its image's history.
 const CREATED_BY: &str = "layer apply";
 
+/// What stands for no layer below, as in a Dockerfile, unless an image is called so.
+const SCRATCH: &str = "scratch";
+
 impl Live<'_> {
     /// The base that layers without a parent stand on.
     pub(crate) fn own_base(&self) -> Result<VolumeRecord, PoolError> {
@@ -69,8 +72,8 @@ impl Live<'_> {
 
 impl Pool {
     /// Applies a layer's tar to a layer, and makes an image of the result: that of the layer below with one
-    /// layer more, or one of which nothing else is known. `below` is meant as [`Pool::layer`] takes it, or is
-    /// an image without layers.
+    /// layer more, or one of which nothing else is known. `below` is meant as [`Pool::layer`] takes it, is
+    /// an image without layers, or `scratch` for none.
     ///
     /// # Errors
     /// [`StoreError::LayerNotFound`]; [`PoolError::Archive`] with what is wrong with the tar;
@@ -217,6 +220,13 @@ impl Pool {
             Ok(image) => return Parent::of(self, &image),
             Err(StoreError::ImageNotFound { .. }) => {}
             Err(error) => return Err(error.into()),
+        }
+        if text == SCRATCH {
+            return Ok(Parent {
+                name: text.to_owned(),
+                config: bare_config(&Platform::host(), &[]),
+                layers: Vec::new(),
+            });
         }
         let top = catalogue.find_layer(text)?;
         for image in catalogue.images()? {

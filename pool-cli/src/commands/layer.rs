@@ -29,14 +29,15 @@ Examples:
     List(ListArgs),
     /// Apply a layer's tar to a layer, as an image
     #[command(after_help = "\
-The tar may be plain, gzip or zstd. The result is an image: that of PARENT with one layer more. A
-layer that is there already is shared. Without a name it is called by its id, and `image prune`
-takes it.
+The tar may be plain, gzip or zstd. The result is an image: that of PARENT with one layer more. On
+`scratch`, which is nothing, the tar of a whole root becomes an image of one layer. A layer that is
+there already is shared. Without a name it is called by its id, and `image prune` takes it.
 
 Prints: the image's id and its names (- if none), with a tab between the two.
 
 Examples:
   pool-cli layer apply debian:12 changes.tar --name web:3
+  debootstrap stable root && tar -C root -c . | pool-cli layer apply scratch - --name debian:stable
   pool-cli layer diff a:1 a:2 -o - | pool-cli layer apply a:1 - --name a:copy")]
     Apply(ApplyArgs),
     /// Show what differs between two layers, or write it as a layer's tar
@@ -69,7 +70,8 @@ pub(crate) struct LayerArgs {
 /// Options of `layer apply`.
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// The layer below: an image that it is the top of, its chain id, its diff id, or first digits
+    /// The layer below: an image that it is the top of, its chain id, its diff id, first digits, or
+    /// scratch for none
     parent: String,
     /// The tar; - reads it from stdin
     tar: PathBuf,

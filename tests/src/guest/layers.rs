@@ -222,6 +222,27 @@ fn diff_and_apply(ctx: &Ctx) -> Result<()> {
         ensure!(fs::read_to_string(dir.join("added"))? == "x" && dir.join("etc/gone").exists());
         Ok(())
     })?;
+    // A whole root is an image of one layer, on which there can be others.
+    let root = ctx.dir.join("root.tar");
+    let layer = Layer::new().file("etc/hostname", b"whole\n").bytes();
+    fs::write(&root, &layer)?;
+    let applied = ctx.json(&["layer", "apply", "scratch", text(&root), "--name", "root:1"])?;
+    ensure!(
+        applied["committed"]["diff_id"] == build::digest(&layer),
+        "{applied}"
+    );
+    ctx.ok(&["layer", "apply", "root:1", text(&tar), "--name", "root:2"])?;
+    let layers = |image: &str| -> Result<usize> { Ok(identity(ctx, "tank", image)?.1.len()) };
+    ensure!((layers("root:1")?, layers("root:2")?) == (1, 2));
+    with_container_of(ctx, "root:1", &|dir| {
+        ensure!(fs::read_to_string(dir.join("etc/hostname"))? == "whole\n");
+        ensure!(!dir.join("added").exists());
+        Ok(())
+    })?;
+    with_container_of(ctx, "root:2", &|dir| {
+        ensure!(dir.join("added").exists() && !dir.join("etc/hostname").exists());
+        Ok(())
+    })?;
     fs::write(&tar, "no tar at all")?;
     ctx.fails(&["layer", "apply", "demo:1", text(&tar)], 11, "layer.tar")?;
     ctx.fails(&["layer", "apply", "nobody", text(&tar)], 3, "nobody")?;
