@@ -246,6 +246,22 @@ impl State {
         written.map_err(|error| errno(&error))
     }
 
+    /// Puts what is kept of a pool's thin devices into its data, where who has no pool finds it.
+    pub(super) fn write_data(&self, pool: &Pool) {
+        let data = self.block_path(pool.data);
+        let Ok(file) = OpenOptions::new().write(true).open(data) else {
+            return;
+        };
+        for thin in pool.committed.thins.values() {
+            for (nr, content) in &thin.kept {
+                if let Some((data, _)) = thin.mapped.get(nr) {
+                    file.write_all_at(content, data * pool.block_bytes())
+                        .unwrap();
+                }
+            }
+        }
+    }
+
     /// Writes what a device was given to its disk.
     pub(super) fn flush(&mut self, device: &File) -> Result<(), Errno> {
         let dev = self.block_device(key_of(device)?).ok_or(Errno::INVAL)?;

@@ -313,6 +313,7 @@ impl State {
                 self.commit(minor);
             }
             let pool = self.pools.remove(&minor).expect("just seen");
+            self.write_data(&pool);
             self.write_metadata(pool.metadata, &pool.path, pool.committed);
         }
         self.devices.remove(&minor);

@@ -220,6 +220,7 @@ impl State {
         }
         self.handles.clear();
         for (_, pool) in std::mem::take(&mut self.pools) {
+            self.write_data(&pool);
             self.write_metadata(pool.metadata, &pool.path, pool.committed);
         }
         self.devices.clear();

@@ -78,6 +78,10 @@ pub(crate) enum Verb {
     Check,
     Collect,
     Reopen,
+    /// Of a catalogue that is lost, or torn.
+    Rebuild {
+        torn: bool,
+    },
 }
 
 /// Where something goes wrong, counted in calls, messages or steps of the verb.
@@ -153,7 +157,7 @@ fn accident(random: &mut Random, calls: u64) -> Accident {
 /// Calls that change something which a verb makes, about.
 fn calls(verb: Verb) -> u64 {
     match verb {
-        Verb::CreatePool | Verb::Reopen | Verb::GrowBase => 24,
+        Verb::CreatePool | Verb::Reopen | Verb::Rebuild { .. } | Verb::GrowBase => 24,
         Verb::Import(_) | Verb::Commit(_) | Verb::Diff(_) => 30,
         Verb::Reset(_) | Verb::Rollback(_) => 18,
         Verb::Create { larger: false, .. } | Verb::Fork(_) | Verb::Snapshot(_) => 6,
@@ -164,7 +168,7 @@ fn calls(verb: Verb) -> u64 {
 
 fn verb(random: &mut Random) -> Verb {
     let which = random.below(64);
-    match random.below(48) {
+    match random.below(50) {
         0..4 => Verb::Import(which),
         4 => Verb::RemoveImage(which),
         5 | 6 => Verb::Tag {
@@ -202,6 +206,9 @@ fn verb(random: &mut Random) -> Verb {
         43 => Verb::BackUp,
         44 => Verb::Check,
         45 => Verb::Collect,
+        46 | 47 => Verb::Rebuild {
+            torn: random.one_in(2),
+        },
         _ => Verb::Reopen,
     }
 }

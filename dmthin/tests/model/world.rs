@@ -7,11 +7,12 @@ mod tasks;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use dmthin::graph::{CreatePool, Host, Pool, PoolError, PoolWord};
+use dmthin::graph::{CreatePool, Host, Pool, PoolError, PoolWord, RebuildPool};
 use dmthin::ids::{ContainerName, PoolName, WritableName};
 use dmthin::model::{Model, ModelThin};
 use dmthin::store::{Catalogue, ImageRecord, VolumeRecord};
@@ -82,6 +83,8 @@ struct Row {
     id: String,
     seen: SeenImage,
     in_use: bool,
+    /// Of its top layer, which a container cannot be smaller than.
+    size: u64,
 }
 
 pub(crate) struct World {
@@ -100,6 +103,8 @@ pub(crate) struct World {
     known: BTreeMap<String, Thing>,
     /// How many names were made up.
     named: u64,
+    /// Its catalogue was lost once.
+    lost: bool,
     /// The volume of every thin id there ever was.
     ids: BTreeMap<u32, u64>,
 }
@@ -183,6 +188,7 @@ impl World {
             held: None,
             known: BTreeMap::new(),
             named: 0,
+            lost: false,
             ids: BTreeMap::new(),
         }
     }
@@ -238,7 +244,42 @@ impl World {
         Ok(Made { dir, model, seen })
     }
 
+    /// Closes the pool, which has all that the copy of the catalogue in it was told on the disk, and takes the
+    /// catalogue away or leaves nothing in it.
+    fn lose_catalogue(&mut self, torn: bool) {
+        self.close().unwrap();
+        self.restart();
+        let catalogue = self.catalogue();
+        for end in ["-wal", "-shm"] {
+            let mut file = catalogue.clone().into_os_string();
+            file.push(end);
+            // There need not be one.
+            let _ = fs::remove_file(file);
+        }
+        if torn {
+            fs::write(&catalogue, "").unwrap();
+        } else {
+            fs::remove_file(&catalogue).unwrap();
+        }
+        self.lost = true;
+    }
+
+    /// Whether the catalogue was lost, and is not made again.
+    fn is_lost(&self) -> bool {
+        self.lost && fs::metadata(self.catalogue()).map_or(true, |found| found.len() == 0)
+    }
+
+    fn make_found(&self) -> Result<(), PoolError> {
+        if self.is_lost() {
+            let name = self.name.clone();
+            self.host.rebuild_pool(&RebuildPool { name, on: None })?;
+        }
+        Ok(())
+    }
+
+    /// Opens the pool, whose catalogue is made again where that is lost.
     pub(crate) fn open(&self) -> Result<(), PoolError> {
+        self.make_found()?;
         self.host.open_pool(&self.name).map(drop)
     }
 
@@ -275,6 +316,7 @@ impl World {
 
     /// What somebody does about a pool that wants a check.
     pub(crate) fn mend(&mut self) -> Checked<()> {
+        self.make_found().map_err(told)?;
         let status = self.pool().and_then(|pool| pool.status()).map_err(told)?;
         match status.live {
             Some(live) if !live.needs_check => return Ok(()),
@@ -324,6 +366,7 @@ impl World {
             Ok(Row {
                 id: image.config_digest.to_string(),
                 in_use: containers.iter().any(|found| found.image == image.id),
+                size: top.volume.size.get(),
                 seen: SeenImage {
                     names: image.names.iter().map(ToString::to_string).collect(),
                     files: files.ok_or("a layer that the pool has not")?,

@@ -116,10 +116,11 @@ impl World {
                     return Ok(None);
                 };
                 let name = self.made_up("c");
-                let size = larger.then(|| Bytes::new(after.base).saturating_add(MORE));
+                let least = Bytes::new(after.base.max(row.size));
+                let size = larger.then(|| least.saturating_add(MORE));
                 let thing = Thing {
                     image: Some(row.id.clone()),
-                    size: size.map_or(after.base, Bytes::get),
+                    size: size.unwrap_or(least).get(),
                     files: row.seen.files,
                     snapshots: BTreeMap::new(),
                 };
@@ -307,6 +308,15 @@ impl World {
                     }
                     world.open()
                 })
+            }
+            Verb::Rebuild { torn } => {
+                // Who has a device open keeps the pool from being closed.
+                if self.held.is_some() {
+                    return None;
+                }
+                after.queued.clear();
+                self.lose_catalogue(torn);
+                does(Self::open)
             }
             _ => None,
         }
