@@ -15,6 +15,7 @@ mod cycles;
 mod damage;
 mod delta;
 mod devices;
+mod dice;
 mod diff;
 mod discards;
 mod disks;
@@ -44,6 +45,7 @@ mod rebuild;
 mod removal;
 mod repair;
 mod shared;
+mod sharing;
 mod space;
 mod steps;
 mod stress;
@@ -140,7 +142,7 @@ const LAYERS: &[&[Test]] = &[
     layers::LONG,
 ];
 
-const VERBS: &[&[Test]] = &[commits::TESTS, verbs::TESTS];
+const VERBS: &[&[Test]] = &[commits::TESTS, verbs::TESTS, sharing::TESTS];
 
 impl Group {
     /// As it is given on the command line.

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::build::{Image, Layer};
+use super::dice::Dice;
 use super::growth::{make, number, status};
 use super::harness::{Ctx, Output, Test, run, text, thin_ids, witness};
 
@@ -30,18 +31,6 @@ const NAMES: u64 = 24;
 const WRITABLE: [(&str, &str); 2] = [("container", "containers"), ("volume", "volumes")];
 /// One verb in so many is killed.
 const KILLED: u64 = 16;
-
-/// Numbers that look random, the same ones each time (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 /// A verb and the exit codes that make sense of it among others; 75 always does.
 fn verb(dice: &mut Dice, ctx: &Ctx, dir: &str) -> (Vec<String>, &'static [i32]) {
@@ -180,7 +169,7 @@ fn stress(ctx: &Ctx) -> Result<()> {
             .map(|hand| {
                 let (counts, senseless, kills) = (&counts, &senseless, &kills);
                 scope.spawn(move || -> Result<()> {
-                    let mut dice = Dice(SEED.wrapping_mul(hand * 2 + 1));
+                    let mut dice = Dice::new(SEED.wrapping_mul(hand * 2 + 1));
                     let dir = ctx.mkdir(&format!("hand{hand}"))?;
                     for _ in 0..verbs {
                         let (args, codes) = verb(&mut dice, ctx, text(&dir));

@@ -12,8 +12,9 @@ use dmthin::thinmeta::ChangedRun;
 use dmthin::units::{BlockSize, DataBlocks};
 
 use super::super::harness::{Ctx, Test, text, witness};
-use super::edits::{Dice, KINDS, edit, fill};
+use super::edits::{KINDS, edit, fill};
 use super::oracle::{Picture, changes, picture};
+use crate::guest::dice::Dice;
 
 /// The tests of this file.
 pub(in crate::guest) const TESTS: &[Test] = &[("diff_fuzz_of_pairs_in_each_way", fuzz)];
