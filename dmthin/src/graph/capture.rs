@@ -13,7 +13,9 @@ use crate::graph::pool::Pool;
 use crate::graph::report::{Change, CommitReport, WrittenLayer};
 use crate::graph::step::Step;
 use crate::ids::{ContainerName, Digest, ImageRef, VolumeId};
-use crate::image::{self, ChildConfig, ConfigChange, EMPTY_LAYER, ImageConfig, LayerWritten};
+use crate::image::{
+    self, ChildConfig, ConfigChange, EMPTY_LAYER, ImageConfig, LayerWritten, Platform, bare_config,
+};
 use crate::store::{
     AddedImage, ImageRecord, LayerRecord, NewImage, NewVolume, SealedLayer, StoreError, Timestamp,
     VolumeRecord,
@@ -50,6 +52,16 @@ impl Parent {
             config: pool.catalogue().image_config(image.id)?,
             layers: pool.catalogue().image_layers(image.id)?,
         })
+    }
+
+    /// These layers, of which no image tells more.
+    pub(crate) fn bare(name: &str, layers: Vec<SealedLayer>) -> Self {
+        let diff_ids: Vec<_> = layers.iter().map(|layer| layer.layer.diff_id).collect();
+        Self {
+            name: name.to_owned(),
+            config: bare_config(&Platform::host(), &diff_ids),
+            layers,
+        }
     }
 
     pub(crate) fn chain(&self) -> Option<Digest> {

@@ -201,8 +201,8 @@ impl<'a> Driver<'a> {
         Ok(live.diff_volumes(&old, &new.volume, taken)?.into())
     }
 
-    /// Makes the read-only layer that a tar makes of its parent, and has `id` name it, whatever it named
-    /// before. Gives the length of the tar, uncompressed.
+    /// Makes the read-only layer that a tar makes of its parent (`scratch` is none), and has `id` name it,
+    /// whatever it named before. Gives the length of the tar, uncompressed.
     ///
     /// # Errors
     /// As of [`Pool::apply_layer`].

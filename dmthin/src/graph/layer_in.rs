@@ -222,21 +222,17 @@ impl Pool {
             Err(error) => return Err(error.into()),
         }
         if text == SCRATCH {
-            return Ok(Parent {
-                name: text.to_owned(),
-                config: bare_config(&Platform::host(), &[]),
-                layers: Vec::new(),
-            });
+            return Ok(Parent::bare(text, Vec::new()));
         }
         let top = catalogue.find_layer(text)?;
-        for image in catalogue.images()? {
-            let parent = match Parent::of(self, &image) {
-                // Removed meanwhile, by somebody who may.
-                Err(PoolError::Store(StoreError::ImageNotFound { .. })) => continue,
-                parent => parent?,
-            };
-            if parent.chain() == Some(top.layer.chain_id) {
-                return Ok(parent);
+        let chain = top.layer.chain_id;
+        for (image, layers) in catalogue.images_with_layers()? {
+            if layers.last().is_some_and(|top| top.layer.chain_id == chain) {
+                match Parent::of(self, &image) {
+                    // Removed meanwhile, by somebody who may.
+                    Err(PoolError::Store(StoreError::ImageNotFound { .. })) => {}
+                    parent => return parent,
+                }
             }
         }
         let mut layers: Vec<SealedLayer> = Vec::new();
@@ -249,11 +245,6 @@ impl Pool {
             layers.push(layer);
         }
         layers.reverse();
-        let diff_ids: Vec<_> = layers.iter().map(|layer| layer.layer.diff_id).collect();
-        Ok(Parent {
-            name: text.to_owned(),
-            config: bare_config(&Platform::host(), &diff_ids),
-            layers,
-        })
+        Ok(Parent::bare(text, layers))
     }
 }
