@@ -374,18 +374,10 @@ impl Dm {
     /// # Errors
     /// [`DmError::NotFound`], [`DmError::NodeInTheWay`], [`DmError::Ioctl`], with `EBUSY` where
     /// another device has the name.
-    pub fn rename(&self, from: &DmName, to: &DmName) -> Result<(), DmError> {
-        let info = self.find(DevId::Name(from))?;
-        let Some(DeviceInfo {
-            dev,
-            uuid: Some(uuid),
-            ..
-        }) = info
-        else {
-            return Err(DmError::NotFound {
-                device: from.to_string(),
-            });
-        };
+    pub fn rename(&self, device: &DeviceInfo, to: &DmName) -> Result<(), DmError> {
+        let DeviceInfo {
+            name: from, dev, ..
+        } = device;
         let udev = Transaction::begin(self.policy, UdevFlags::INTERNAL)?;
         let renamed = udev.run(
             |cookie| self.control.rename(from, to, cookie),
@@ -396,8 +388,9 @@ impl Dm {
             error => error,
         })?;
         udev.wait(UDEV_LIMIT);
-        self.remove_node(from, dev);
-        self.with_node(to.clone(), Some(uuid), dev).map(drop)
+        self.remove_node(from, *dev);
+        self.with_node(to.clone(), device.uuid.clone(), *dev)
+            .map(drop)
     }
 
     fn remove(

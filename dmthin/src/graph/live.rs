@@ -313,7 +313,7 @@ impl<'a> Live<'a> {
         let dm = self.thin_pool.dm();
         let name = self.pool.internal_name(volume);
         if device.open_count > 0 && device.name != name {
-            or_gone(dm.rename(&device.name, &name))?;
+            or_gone(dm.rename(&device, &name))?;
         }
         if device.open_count == 0 || !device.deferred_remove {
             let uuid = OwnUuid::volume(self.record.uuid, volume.kind, volume.id).to_dm_uuid();
@@ -335,7 +335,7 @@ impl<'a> Live<'a> {
         }
         let name = self.pool.internal_name(volume);
         if device.name != name {
-            or_gone(self.thin_pool.dm().rename(&device.name, &name))?;
+            or_gone(self.thin_pool.dm().rename(&device, &name))?;
         }
         Step::D2.passed_for(self.pool.name(), volume.id);
         Ok(None)
@@ -350,7 +350,7 @@ impl<'a> Live<'a> {
         let dm = self.thin_pool.dm();
         or_gone(dm.keep(DevId::Dev(device.dev)))?;
         if device.name != *name {
-            or_gone(dm.rename(&device.name, name))?;
+            or_gone(dm.rename(&device, name))?;
         }
         Step::Q1.passed_for(self.pool.name(), volume.id);
         Ok(())

@@ -237,7 +237,8 @@ impl Pool {
             self.ring();
         }
         let holders = device.map_or(Ok(Vec::new()), |device| self.holders(device.dev))?;
-        let removed = self.is_forgotten(volume.id)?;
+        // What is left to others need not be asked for: they have not begun, or were fast.
+        let removed = !queued && self.is_forgotten(volume.id)?;
         if !removed && matches!(how, Removing::Wait(_)) {
             live.put_off(&volume, 0)?;
             return Err(PoolError::RemovalHeld {
