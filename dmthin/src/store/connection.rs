@@ -17,9 +17,12 @@ use crate::store::rows::Changes;
 /// disk, so a machine this slow has other troubles.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pages in the WAL after which a commit copies them into the file. The first process to open a
-/// catalogue reads all of the WAL, so it is kept to about 1 MiB.
+/// Pages in the WAL after which a commit that nobody waits for copies them into the file, which takes
+/// flushes. The first process to open a catalogue reads all of the WAL, so it is kept to about 1 MiB.
 const WAL_PAGES: u32 = 256;
+
+/// Pages after which one does that somebody waits for.
+const WAL_PAGES_MOST: u32 = 1024;
 
 /// Statements kept prepared: more than there are.
 const STATEMENTS: usize = 64;
@@ -40,6 +43,18 @@ pub(super) enum Durability {
     Lazy,
 }
 
+impl Durability {
+    /// Has the next transaction be such: it cannot be set inside one.
+    fn set(self, db: &Connection) -> rusqlite::Result<()> {
+        let (synchronous, pages) = match self {
+            Self::Durable => ("FULL", WAL_PAGES_MOST),
+            Self::Lazy => ("NORMAL", WAL_PAGES),
+        };
+        db.pragma_update(None, "synchronous", synchronous)?;
+        db.pragma_update(None, "wal_autocheckpoint", pages)
+    }
+}
+
 /// A connection as all of ours are.
 pub(super) fn connect(path: &Path) -> Outcome<Connection> {
     // Without CREATE: opening never makes a catalogue. Without URI: a path is a path.
@@ -58,7 +73,6 @@ pub(super) fn connect(path: &Path) -> Outcome<Connection> {
 /// A connection to a whole catalogue.
 pub(super) fn attach(path: &Path) -> Outcome<Connection> {
     let db = connect(path)?;
-    db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     // A short command would pay two flushes of the disk for an empty WAL at its end.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(db)
@@ -96,6 +110,8 @@ struct Shared {
 pub(super) struct Writer {
     pub(super) db: Connection,
     shared: Option<Shared>,
+    /// As it was set last.
+    durability: Option<Durability>,
 }
 
 /// All connections of one process to one file.
@@ -114,7 +130,11 @@ impl Connections {
     pub(super) fn new(path: &Path, db: Connection, changes: Changes) -> Self {
         Self {
             path: path.to_owned(),
-            writer: Mutex::new(Writer { db, shared: None }),
+            writer: Mutex::new(Writer {
+                db,
+                shared: None,
+                durability: None,
+            }),
             changes,
             coming: AtomicUsize::new(0),
             readers: Mutex::default(),
@@ -197,19 +217,23 @@ impl<'a> Turn<'a> {
             durability,
             awaits: false,
         };
-        let Writer { db, shared } = &mut *turn.writer;
+        let Writer {
+            db,
+            shared,
+            durability: was,
+        } = &mut *turn.writer;
         match shared {
             Some(shared) => {
                 shared.members = shared.members.saturating_add(1);
                 row::run(db, "SAVEPOINT member", ())?;
             }
             None => {
-                let synchronous = match durability {
-                    Durability::Durable => "FULL",
-                    Durability::Lazy => "NORMAL",
-                };
-                // Set each time, for it cannot be set inside the transaction it is for.
-                db.pragma_update(None, "synchronous", synchronous)?;
+                if *was != Some(durability) {
+                    // Half set, it is neither.
+                    *was = None;
+                    durability.set(db)?;
+                    *was = Some(durability);
+                }
                 row::run(db, "BEGIN IMMEDIATE", ())?;
                 *shared = Some(Shared {
                     members: 1,
@@ -243,7 +267,7 @@ impl<'a> Turn<'a> {
 
     /// Ends the transaction, or gives how it will have ended where somebody else will end it.
     fn conclude(&mut self, keep: bool) -> Outcome<Option<Fate>> {
-        let Writer { db, shared } = &*self.writer;
+        let Writer { db, shared, .. } = &*self.writer;
         let Some(Shared { members, fate }) = shared else {
             return Ok(None);
         };

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::ids::VolumeId;
+use crate::store::catalogue::beside;
 use crate::store::connection::Durability;
-use crate::store::tests::{BASE, Temp};
+use crate::store::row;
+use crate::store::tests::{BASE, Temp, checkpoint};
 use crate::store::{PoolState, StoreError, VolumeState, WhenFull};
 
 /// What a writer that is held up waits for: its transaction begins when this one ends.
@@ -201,4 +203,41 @@ fn a_reader_waits_for_no_writer_and_sees_what_is_committed() {
             })
             .unwrap();
     }
+}
+
+/// Pages of the WAL that are in the file too (`nBackfill`, <https://www.sqlite.org/walformat.html>, 2.1).
+fn copied(catalogue: &Temp) -> u32 {
+    let index = fs::read(beside(catalogue.path(), "-shm")).unwrap();
+    u32::from_le_bytes(index[96..100].try_into().unwrap())
+}
+
+/// One `rm` in fifty took the flushes of a whole WAL, while its user waited.
+#[test]
+fn the_wal_is_copied_by_who_has_nobody_waiting() {
+    let catalogue = Temp::new();
+    checkpoint(&catalogue);
+    // A row of a dozen pages.
+    let sql = "UPDATE pool SET mkfs_args = hex(randomblob(24000))";
+    let write = |durability| {
+        catalogue
+            .write(durability, |db| row::run(db, sql, ()))
+            .unwrap()
+    };
+    let wal = beside(catalogue.path(), "-wal");
+    let pages = || fs::metadata(&wal).unwrap().len() / 4120;
+    while pages() < 300 {
+        write(Durability::Durable);
+        assert_eq!(copied(&catalogue), 0, "after {} pages", pages());
+    }
+    write(Durability::Lazy);
+    assert!(copied(&catalogue) >= 300);
+    // Where nobody is lazy somebody has to. The file is as long as the WAL ever was.
+    for _ in 0..100 {
+        write(Durability::Durable);
+        if copied(&catalogue) > 0 {
+            assert!((1000..1100).contains(&copied(&catalogue)));
+            return;
+        }
+    }
+    panic!("nothing of {} pages is in the file", pages());
 }
