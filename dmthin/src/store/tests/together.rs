@@ -211,7 +211,7 @@ fn copied(catalogue: &Temp) -> u32 {
     u32::from_le_bytes(index[96..100].try_into().unwrap())
 }
 
-/// One `rm` in fifty took the flushes of a whole WAL, while its user waited.
+/// Whichever commit met a WAL of 256 pages took the flushes of copying it, an `rm` whose user waited too.
 #[test]
 fn the_wal_is_copied_by_who_has_nobody_waiting() {
     let catalogue = Temp::new();
